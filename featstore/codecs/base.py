@@ -1,0 +1,114 @@
+"""The contract between featstore and a neural audio codec.
+
+A codec turns audio into RVQ codes; everything else (embeddings, layouts, probes) follows from codes and codebooks.
+One file per codec implements `Codec` and registers a `CodecFamily` (see `registry`).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+WeightsKind = Literal["pretrained", "checkpoint", "untrained"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Files that hold a codec's weights.
+
+    Attributes
+    ----------
+    path : Path
+        The weights file.
+    weights : {"pretrained", "checkpoint", "untrained"}
+        Where they come from: the authors, a file the user named, or a seeded network with k-means codebooks.
+    config_path : Path or None
+        The model configuration, for codecs that keep it in a second file.
+    """
+
+    path: Path
+    weights: WeightsKind
+    config_path: Path | None = None
+
+
+class Codec(Protocol):
+    """A loaded codec.
+
+    Attributes
+    ----------
+    name : str
+        Registry name, e.g. ``encodec``; the store's group name.
+    sample_rate_hz, hop_samples : int
+        Rate of the audio that `encode` takes, and samples per frame at that rate.
+    codebooks : float32 array of shape (n_layers, n_codewords, dim)
+        Row ``codes[l]`` of layer l's codebook is that layer's embedding: that layer alone, not the sum up to it.
+    weights : {"pretrained", "checkpoint", "untrained"}
+    weights_sha256 : str
+        Hex SHA-256 over the bytes of the checkpoint's file (and of its configuration file, where there is one).
+    """
+
+    name: str
+    sample_rate_hz: int
+    hop_samples: int
+    codebooks: NDArray[np.float32]
+    weights: WeightsKind
+    weights_sha256: str
+
+    def encode(self, samples: NDArray[np.float32]) -> NDArray[np.uint16]:
+        """Encode one utterance.
+
+        Parameters
+        ----------
+        samples : float32 array of shape (n_samples,)
+            Mono audio at `sample_rate_hz`, in [-1, 1].
+
+        Returns
+        -------
+        uint16 array of shape (n_layers, n_frames), n_frames = ceil(n_samples / hop_samples)
+
+        Raises
+        ------
+        UtteranceError
+            Where this audio cannot be encoded (too short for the network, not finite).
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class CodecFamily:
+    """How to get codecs of one kind; the registry holds one per name.
+
+    Attributes
+    ----------
+    name, summary : str
+        Registry name, and one line for ``list-codecs``.
+    sample_rate_hz, hop_samples, n_layers, n_codewords, dim : int
+        Nominal values, to estimate sizes before any weights are loaded.
+    load : callable (Checkpoint, device: str) -> Codec
+        Load weights (``weights_only=True``); raises WeightsError when they do not match.
+    make_untrained : callable (audio, seed, folder) -> Checkpoint
+        Make a seeded network, fit its codebooks by k-means on `audio` (a list of mono float32 arrays at the codec's
+        rate) and save it in `folder` in the codec's true checkpoint format. Deterministic in its arguments.
+    fetch_pretrained : callable () -> Checkpoint, or None
+        Download (or find in the cache) and check the authors' weights; None where there is no such thing (the
+        acoustic baseline), and then weights are always made from the corpus.
+    """
+
+    name: str
+    summary: str
+    sample_rate_hz: int
+    hop_samples: int
+    n_layers: int
+    n_codewords: int
+    dim: int
+    load: Callable[[Checkpoint, str], Codec]
+    make_untrained: Callable[[Sequence[NDArray[np.float32]], int, Path], Checkpoint]
+    fetch_pretrained: Callable[[], Checkpoint] | None
+
+
+def n_frames_of(n_samples: int, hop_samples: int) -> int:
+    """Return the number of frames of `n_samples` samples at the codec's rate: ceil(n_samples / hop_samples)."""
+    return -(-n_samples // hop_samples)
