@@ -74,7 +74,7 @@ def _check_length(path: Path, n_samples: int, sample_rate_hz: int) -> None:
         raise UtteranceError(f"{path.name}: expected at least {SHORTEST_S} s of audio, found {duration_s:.3f} s")
     if duration_s > LONGEST_S:
         raise UtteranceError(
-            f"{path.name}: expected at most {LONGEST_S:.0f} s of audio, found {duration_s:.0f} s; cut it into utterances"
+            f"{path.name}: expected at most {LONGEST_S:.0f} s of audio, found {duration_s:.0f} s; cut it up"
         )
 
 

@@ -38,7 +38,7 @@ def make_split(utterances: Iterable[Utterance], eval_frac: float = 0.1, seed: in
     dict of str to int
         By id, in id order.
     """
-    split = {}
+    split: dict[str, int] = {}
     for speaker, ids in _by_speaker(utterances).items():
         ordered = sorted(ids, key=lambda name: _rank("split", seed, name))
         n_eval = min(int(eval_frac * len(ids) + 0.5), len(ids) - 1)

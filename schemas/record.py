@@ -62,5 +62,5 @@ def check_record(record: Mapping[str, Any], where: str = "record") -> None:
         _validator()(dict(record))
     except fastjsonschema.JsonSchemaValueException as error:
         raise SchemaError(
-            f"{where}: does not follow record schema {RECORD_VERSION}: {error.message}; rerun the probe to write it anew"
+            f"{where}: does not follow record schema {RECORD_VERSION}: {error.message}; rerun the probe"
         ) from error

@@ -132,7 +132,9 @@ def _check_attributes(group: str, specs: tuple[AttributeSpec, ...], found: Mappi
             if spec.required:
                 problems.append(f"{group}@{spec.name}: expected an attribute ({spec.type}), found none")
         elif spec.values and found[spec.name] not in spec.values:
-            problems.append(f"{group}@{spec.name}: expected one of {', '.join(spec.values)}, found {found[spec.name]!r}")
+            problems.append(
+                f"{group}@{spec.name}: expected one of {', '.join(spec.values)}, found {found[spec.name]!r}"
+            )
         elif not _has_type(found[spec.name], spec.type):
             problems.append(f"{group}@{spec.name}: expected {spec.type}, found {found[spec.name]!r}")
     return problems
@@ -145,8 +147,8 @@ def _has_type(value: Any, type_name: str) -> bool:
         except (TypeError, ValueError):
             return False
         return True
-    python = {"string": str, "bool": bool, "int": int, "float": (int, float)}[type_name]
-    return isinstance(value, python) and (type_name == "bool" or not isinstance(value, bool))
+    python: dict[str, type | tuple[type, ...]] = {"string": str, "bool": bool, "int": int, "float": (int, float)}
+    return isinstance(value, python[type_name]) and (type_name == "bool" or not isinstance(value, bool))
 
 
 def _check_datasets(

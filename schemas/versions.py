@@ -22,7 +22,9 @@ def check_version(found: object, supported: str, where: str) -> None:
     """
     major = supported.split(".")[0]
     if not isinstance(found, str) or not all(part.isdigit() for part in found.split(".")):
-        raise SchemaError(f"{where}: expected a version such as {supported!r}, found {found!r}; the file is not rvqprobe's")
+        raise SchemaError(
+            f"{where}: expected a version such as {supported!r}, found {found!r}; the file is not rvqprobe's"
+        )
     if found.split(".")[0] != major:
         raise SchemaError(
             f"{where}: version {found} is not known to this build, which reads {major}.x; "

@@ -1,0 +1,537 @@
+"""The command line: parse, call, print. Every command mirrors a function of featstore or probes.
+
+Nothing heavy is imported at the top, so that ``--help`` is instant and each command loads only what it needs.
+"""
+
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from schemas.errors import RvqprobeError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: ends like Ctrl-C, so that temporary files are removed on the way out."""
+
+
+def _terminate(signum: int, frame: object) -> NoReturn:
+    raise _Terminated
+
+
+class _Group(click.Group):
+    """A group whose commands end expected failures with one line and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        signal.signal(signal.SIGTERM, _terminate)
+        try:
+            return super().invoke(ctx)
+        except RvqprobeError as error:
+            raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt as error:
+            click.echo("interrupted: finished work is kept; run the same command again to go on", err=True)
+            ctx.exit(143 if isinstance(error, _Terminated) else 130)
+        except BrokenPipeError:
+            # the reader of our output has gone (head, say): nothing is left to tell
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(1)
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            raise click.ClickException(
+                f"{where}{error.strerror or error}; check the path, its rights and the space"
+            ) from error
+
+
+def options(*decorators: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Bundle click options that several commands share."""
+
+    def apply(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return apply
+
+
+class _Shard(click.ParamType[tuple[int, int]]):
+    name = "I/N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        parts = str(value).split("/")
+        if len(parts) != 2 or not all(part.isdigit() for part in parts) or not 1 <= int(parts[0]) <= int(parts[1]):
+            self.fail(f"{value!r}: expected I/N with 1 <= I <= N, such as 3/16", param, ctx)
+        return int(parts[0]), int(parts[1])
+
+
+quiet_option = click.option("--quiet", is_flag=True, help="No progress and no notes on stderr.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+
+corpus_options = options(
+    click.option(
+        "--librispeech-root", type=FOLDER, required=True, help="Folder that holds the split (or LibriSpeech/)."
+    ),
+    click.option("--alignments-root", type=FOLDER, required=True, help="Folder of the MFA TextGrids."),
+    click.option("--split", default="train-clean-100", show_default=True, help="LibriSpeech split."),
+)
+build_options = options(
+    click.option(
+        "--codec",
+        "codecs",
+        multiple=True,
+        help="Codec to encode with; may be repeated. [default: encodec, speechtokenizer]",
+    ),
+    click.option(
+        "--weights", multiple=True, help="pretrained (default), untrained, or NAME=pretrained|untrained|FILE."
+    ),
+    click.option("--encodec-ckpt", type=FILE, help="EnCodec checkpoint (.th)."),
+    click.option("--st-ckpt", type=FILE, help="SpeechTokenizer checkpoint (.pt)."),
+    click.option("--st-config", type=FILE, help="SpeechTokenizer configuration (config.json)."),
+    click.option(
+        "--embeddings",
+        type=click.Choice(["dense", "factored"]),
+        default="dense",
+        show_default=True,
+        help="Write every embedding, or codes and codebooks only.",
+    ),
+    click.option(
+        "--compression",
+        type=click.Choice(["zstd", "gzip", "none"]),
+        default="zstd",
+        show_default=True,
+        help="Of the store's frames.",
+    ),
+    click.option(
+        "--max-utterances", type=click.IntRange(min=0), help="A seeded subset, speaker by speaker; 0 or absent is all."
+    ),
+    click.option(
+        "--eval-frac",
+        type=click.FloatRange(0, 1, max_open=True),
+        default=0.1,
+        show_default=True,
+        help="Share of each speaker's utterances to evaluate on.",
+    ),
+    click.option("--seed", type=int, default=42, show_default=True, help="Of split, subset and untrained weights."),
+    click.option("--force-resplit", is_flag=True, help="Make split.json anew instead of reusing it."),
+    click.option(
+        "--f0",
+        type=click.Choice(["yin", "pyin", "praat"]),
+        default="yin",
+        show_default=True,
+        help="Pitch tracker; praat needs the extra rvqprobe[praat].",
+    ),
+)
+probe_options = options(
+    click.option(
+        "--backend",
+        type=click.Choice(["auto", "exact", "cuml", "sklearn"]),
+        default="auto",
+        show_default=True,
+        help="auto means exact.",
+    ),
+    click.option(
+        "--rows",
+        type=click.Choice(["collapsed", "dense"]),
+        default="collapsed",
+        show_default=True,
+        help="Fit on weighted distinct rows, or on one row a frame.",
+    ),
+    click.option(
+        "--layer",
+        "layers",
+        type=click.IntRange(min=1),
+        multiple=True,
+        help="RVQ layer, counted from 1; may be repeated. [default: all]",
+    ),
+    click.option(
+        "--task",
+        "tasks",
+        type=click.Choice(["phoneme", "speaker", "pitch"]),
+        multiple=True,
+        help="May be repeated. [default: all]",
+    ),
+    click.option(
+        "--phones",
+        type=click.Choice(["raw", "arpabet39"]),
+        default="raw",
+        show_default=True,
+        help="Keep stress marks, or fold them.",
+    ),
+    click.option(
+        "--keep-silence/--drop-silence", default=True, show_default=True, help="Whether silence is a phoneme class."
+    ),
+    click.option(
+        "--standardize/--no-standardize",
+        default=True,
+        show_default=True,
+        help="Scale features by their standard deviation over training frames.",
+    ),
+    click.option(
+        "--class-weight",
+        type=click.Choice(["balanced", "none"]),
+        default="balanced",
+        show_default=True,
+        help="Weighting of the classes.",
+    ),
+    click.option("--max-iter", type=click.IntRange(min=1), help="Iteration limit. [default: the backend's]"),
+    click.option("--tol", type=click.FloatRange(min=0, min_open=True), help="Tolerance. [default: the backend's]"),
+    click.option("--require-gpu", is_flag=True, help="Fail where --backend cuml would fall back to the CPU."),
+)
+device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+
+
+@click.group(
+    cls=_Group,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 110,
+        "token_normalize_func": lambda name: name.replace("_", "-"),
+    },
+)
+@click.version_option(package_name="rvqprobe", prog_name="rvqprobe")
+def main() -> None:
+    """Ask what each RVQ layer of a neural audio codec encodes: phonemes, speaker, pitch.
+
+    build-store encodes a corpus once; probe fits the linear probes from the store as often as you like.
+
+    Start with:  python cli.py demo
+    """
+
+
+@main.command()
+@click.option(
+    "--output", type=FOLDER, default=Path("results"), show_default=True, help="Folder for corpus, store and results."
+)
+@click.option("--speakers", type=click.IntRange(min=2), default=8, show_default=True, help="Speakers to synthesise.")
+@click.option("--utterances", type=click.IntRange(min=2), default=10, show_default=True, help="Utterances of each.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the corpus.")
+@quiet_option
+def demo(output: Path, speakers: int, utterances: int, seed: int, quiet: bool) -> None:
+    """Run the whole study on a synthetic corpus, with no downloads: corpus, store, 72 probes, figures.
+
+    EnCodec and SpeechTokenizer run with UNTRAINED weights (a control: random networks, k-means codebooks), beside melrvq,
+    the acoustic baseline.
+
+    Example:  python cli.py demo --output results
+    """
+    _start(quiet)
+    from featstore.codecs.choose import parse_weights
+    from featstore.corpora.synthetic import make_corpus
+    from featstore.progress import ProgressBar
+
+    codecs = ["encodec", "speechtokenizer", "melrvq"]
+    with ProgressBar("utt", quiet) as bar:
+        paths = make_corpus(
+            output / "corpus", speakers, utterances, seed, progress=lambda done, total: bar(done, total, "synthesise")
+        )
+    _note(f"corpus: {speakers} synthetic speakers x {utterances} utterances in {output / 'corpus'}")
+    store = output / "store.h5"
+    _build(
+        quiet,
+        librispeech_root=paths.librispeech_root,
+        alignments_root=paths.alignments_root,
+        split="train-clean-100",
+        output=store,
+        weights=parse_weights(codecs, ["untrained"], {}),
+    )
+    click.echo(_probe([store], output, quiet, {}))
+
+
+@main.command("make-corpus")
+@click.argument("out", type=FOLDER)
+@click.option("--speakers", type=click.IntRange(min=1), default=8, show_default=True, help="Number of speakers.")
+@click.option(
+    "--utterances", type=click.IntRange(min=1), default=10, show_default=True, help="Utterances of each speaker."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Equal seeds give equal bytes.")
+@click.option("--truth", is_flag=True, help="Also write the true F0 of every sample.")
+@quiet_option
+def make_corpus_command(out: Path, speakers: int, utterances: int, seed: int, truth: bool, quiet: bool) -> None:
+    """Synthesise a corpus in LibriSpeech's layout, with exact phones, speakers and F0.
+
+    Example:  python cli.py make-corpus corpus --speakers 40 --utterances 10
+    """
+    _start(quiet)
+    from featstore.corpora.synthetic import make_corpus
+    from featstore.progress import ProgressBar
+
+    with ProgressBar("utt", quiet) as bar:
+        paths = make_corpus(
+            out,
+            speakers,
+            utterances,
+            seed,
+            write_truth=truth,
+            progress=lambda done, total: bar(done, total, "synthesise"),
+        )
+    click.echo(f"--librispeech-root {paths.librispeech_root} --alignments-root {paths.alignments_root}")
+
+
+@main.command("build-store")
+@corpus_options
+@click.option("--output", type=FILE, required=True, help="The store to make, e.g. store.h5.")
+@build_options
+@device_option
+@click.option(
+    "--shard", type=_Shard(), help="Build only the I-th of N slices (for job arrays); merge-stores joins them."
+)
+@click.option("--dry-run", is_flag=True, help="Show the plan and the estimated sizes; write nothing.")
+@quiet_option
+def build_store_command(quiet: bool, dry_run: bool, **arguments: Any) -> None:
+    """Encode a corpus and write embeddings and frame labels into one HDF5 store.
+
+    Finished shards are kept: after an interruption run the same command again.
+
+    Example:  python cli.py build-store --librispeech-root LibriSpeech --alignments-root alignments --output store.h5
+    """
+    _start(quiet)
+    weights = _weights(arguments)
+    if dry_run:
+        from featstore.plan import BuildOptions, plan_build, plan_text
+
+        click.echo(plan_text(plan_build(BuildOptions(**arguments, weights=weights))))
+        return
+    click.echo(_build(quiet, **arguments, weights=weights))
+
+
+@main.command("merge-stores")
+@click.argument("parts", type=FILE, nargs=-1, required=True)
+@click.option("--output", type=FILE, required=True, help="The merged store.")
+@click.option(
+    "--embeddings", type=click.Choice(["dense", "factored"]), help="Layout. [default: what the parts' builds asked for]"
+)
+@click.option(
+    "--compression", type=click.Choice(["zstd", "gzip", "none"]), help="[default: what the parts' builds asked for]"
+)
+@quiet_option
+def merge_stores_command(parts: tuple[Path, ...], output: Path, embeddings: Any, compression: Any, quiet: bool) -> None:
+    """Merge finished stores or shards of the same codecs into one store.
+
+    Example:  python cli.py merge-stores store.h5.shards/*.h5 --output store.h5
+    """
+    _start(quiet)
+    from featstore.errors import StoreError
+    from featstore.merge import merge_stores
+    from featstore.progress import ProgressBar
+
+    if output.exists():
+        raise StoreError(f"{output}: stands there already; remove it or choose another --output")
+    with ProgressBar("utt", quiet) as bar:
+        merge_stores(parts, output, embeddings, compression, progress=lambda done, total: bar(done, total, "merge"))
+    click.echo(_store_text(output))
+
+
+@main.command()
+@click.argument("store", type=FILE)
+@json_option
+def inspect(store: Path, as_json: bool) -> None:
+    """Show what is in a store.
+
+    Example:  python cli.py inspect store.h5 --json
+    """
+    _start(quiet=True)
+    from featstore.describe import describe
+    from featstore.store import Store
+
+    with Store(store) as opened:
+        description = describe(opened)
+    click.echo(json.dumps(description, indent=1, ensure_ascii=False) if as_json else _store_text(store))
+
+
+@main.command()
+@click.argument("store", type=FILE)
+@click.option("--full", is_flag=True, help="Read every byte: digest, ranges, dense rows equal to codebook[code].")
+def verify(store: Path, full: bool) -> None:
+    """Check a store against the format, and with --full against its own digest.
+
+    Example:  python cli.py verify store.h5 --full
+    """
+    _start(quiet=True)
+    from featstore.verify import verify_store
+
+    verify_store(store, full=full)
+    click.echo(f"{store}: follows the format{', every frame checked' if full else ''}")
+
+
+@main.command()
+@click.argument("stores", type=FILE, nargs=-1, required=True)
+@click.option("--output", type=FOLDER, required=True, help="Results folder.")
+@click.option("--codec", "codecs", multiple=True, help="Codec to probe; may be repeated. [default: all in the store]")
+@probe_options
+@json_option
+@quiet_option
+def probe(stores: tuple[Path, ...], output: Path, as_json: bool, quiet: bool, **arguments: Any) -> None:
+    """Fit linear probes for every codec, layer and task of a store, and draw the figures.
+
+    Each record is on disk as soon as its probe ends; a rerun with equal settings skips what is done.
+
+    Example:  python cli.py probe store.h5 --output results
+    """
+    _start(quiet)
+    click.echo(_probe(list(stores), output, quiet, arguments, as_json))
+
+
+@main.command()
+@click.argument("folder", type=FOLDER)
+@json_option
+def report(folder: Path, as_json: bool) -> None:
+    """Write figures and report.md anew from the records of a results folder, and print the summary.
+
+    Example:  python cli.py report results
+    """
+    _start(quiet=True)
+    from probes.report import no_records_error
+
+    from probes.records import read_records
+
+    records = read_records(folder)
+    if not records:
+        raise no_records_error(folder)
+    click.echo(_results(records, folder, as_json))
+
+
+@main.command()
+@corpus_options
+@click.option("--output", type=FOLDER, default=Path("results"), show_default=True, help="Folder for store and results.")
+@build_options
+@device_option
+@probe_options
+@json_option
+@quiet_option
+def study(output: Path, as_json: bool, quiet: bool, **arguments: Any) -> None:
+    """Run the whole study on LibriSpeech: build-store, then probe, then figures and report.
+
+    Example:  python cli.py study --librispeech-root LibriSpeech --alignments-root alignments --st-ckpt SpeechTokenizer.pt
+    --st-config config.json
+    """
+    _start(quiet)
+    probing = {name: arguments.pop(name) for name in _PROBE_ARGUMENTS}
+    weights = _weights(arguments)
+    store = output / "store.h5"
+    _build(quiet, **arguments, output=store, weights=weights)
+    click.echo(_probe([store], output, quiet, probing, as_json))
+
+
+@main.command("list-codecs")
+def list_codecs() -> None:
+    """List the codecs that a store can be built with.
+
+    Example:  python cli.py list-codecs
+    """
+    from featstore.codecs.registry import codec_family, codec_names
+
+    for name in codec_names():
+        family = codec_family(name)
+        clock = f"{family.sample_rate_hz / family.hop_samples:g} Hz"
+        click.echo(
+            f"{name:16} {family.n_layers} x {family.n_codewords}, dim {family.dim:4}, {clock:6}  {family.summary}"
+        )
+
+
+@main.command("list-backends")
+def list_backends() -> None:
+    """List the probe backends: which are usable here, and how to get the others.
+
+    Example:  python cli.py list-backends
+    """
+    from probes.backends.registry import backend, backend_names
+
+    for name in backend_names():
+        found = backend(name).availability()
+        state = f"available  {found.version}  {found.device}" if found.available else f"not usable: {found.reason}"
+        click.echo(f"{name:8} {state}{'' if found.available else f'; install: {found.install}'}")
+
+
+_PROBE_ARGUMENTS = (
+    "backend",
+    "rows",
+    "layers",
+    "tasks",
+    "phones",
+    "keep_silence",
+    "standardize",
+    "class_weight",
+    "max_iter",
+    "tol",
+    "require_gpu",
+)
+
+
+def _start(quiet: bool) -> None:
+    """Send notes to stderr: all of them, or with --quiet warnings only."""
+    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING, force=True)
+    for name in ("featstore", "probes", "cli"):
+        logging.getLogger(name).setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+def _note(text: str) -> None:
+    logging.getLogger("cli").info(text)
+
+
+def _weights(arguments: dict[str, Any]) -> Any:
+    """Take the options that choose weights out of `arguments` and return the requests they make."""
+    from featstore.codecs.choose import parse_weights
+
+    codecs = list(dict.fromkeys(arguments.pop("codecs"))) or ["encodec", "speechtokenizer"]
+    checkpoints = {
+        "encodec": (arguments.pop("encodec_ckpt"), None),
+        "speechtokenizer": (arguments.pop("st_ckpt"), arguments.pop("st_config")),
+    }
+    return parse_weights(codecs, arguments.pop("weights"), checkpoints)
+
+
+def _build(quiet: bool, **arguments: Any) -> str:
+    from featstore.build import build_store
+    from featstore.plan import BuildOptions, plan_build, result_text
+    from featstore.progress import ProgressBar
+
+    plan = plan_build(BuildOptions(**arguments))
+    with ProgressBar("utt", quiet) as bar:
+        result = build_store(plan, bar)
+    for name, reason in result.skipped.items():
+        _note(f"skipped {name}: {reason}")
+    _note(result_text(plan, result))
+    return _store_text(result.path) if result.path else str(result.shard_path)
+
+
+def _probe(stores: list[Path], output: Path, quiet: bool, arguments: dict[str, Any], as_json: bool = False) -> str:
+    from probes.runner import ProbeOptions, run_probes
+
+    from featstore.progress import ProgressBar
+
+    with ProgressBar("probe", quiet) as bar:
+        records = run_probes(stores, output, ProbeOptions(**arguments), bar)
+    return _results(records, output, as_json)
+
+
+def _results(records: list[dict[str, Any]], folder: Path, as_json: bool) -> str:
+    from probes.figures import write_figures
+    from probes.report import summary_table, write_report
+
+    figures = write_figures(records, folder / "figures")
+    report_path = write_report(records, folder)
+    if as_json:
+        return json.dumps(records, indent=1)
+    drawn = ", ".join(str(path) for path in figures if path.suffix == ".png")
+    return f"{summary_table(records)}\n\nfigures: {drawn}\nrecords: {folder / 'records.csv'}, {folder / 'records.jsonl'}\nreport:  {report_path}"
+
+
+def _store_text(path: Path) -> str:
+    from featstore.describe import describe_text
+    from featstore.store import Store
+
+    with Store(path) as store:
+        return describe_text(store)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""A store in words and numbers, for people and scripts."""
+
+from typing import Any
+
+from featstore.sizes import in_bytes
+from featstore.store import Store
+
+
+def describe(store: Store) -> dict[str, Any]:
+    """Return what ``inspect`` shows: versions, counts, digest, and per codec sizes, clock, layout and weights."""
+    codecs = {}
+    for name in store.codec_names:
+        frames = store[name]
+        codecs[name] = {
+            "n_frames": frames.n_frames,
+            "n_layers": frames.n_layers,
+            "n_codewords": frames.n_codewords,
+            "dim": frames.dim,
+            "sample_rate_hz": frames.sample_rate_hz,
+            "hop_samples": frames.hop_samples,
+            "frame_rate_hz": frames.frame_rate_hz,
+            "layout": frames.layout,
+            "weights": frames.weights,
+            "weights_sha256": frames.weights_sha256,
+            "bytes": frames.stored_bytes(),
+        }
+    split = store.numbers("utterances/split")
+    return {
+        "path": str(store.path),
+        "format_version": store.attributes["format_version"],
+        "complete": bool(store.attributes["complete"]),
+        "content_digest": store.content_digest,
+        "created": store.attributes["created"],
+        "producer": store.attributes["producer"],
+        "corpus": store.json_attribute("corpus"),
+        "build_options": store.json_attribute("build_options"),
+        "n_utterances": store.n_utterances,
+        "n_train_utterances": int((split == 0).sum()),
+        "n_eval_utterances": int((split == 1).sum()),
+        "n_skipped": len(store.strings("skipped/id")),
+        "skipped": dict(zip(store.strings("skipped/id"), store.strings("skipped/reason"), strict=True)),
+        "n_speakers": len(store.strings("vocab/speakers")),
+        "n_phonemes": len(store.strings("vocab/phonemes")),
+        "bytes": store.path.stat().st_size,
+        "codecs": codecs,
+    }
+
+
+def describe_text(store: Store) -> str:
+    """Return what ``inspect`` prints for a person."""
+    found = describe(store)
+    corpus = found["corpus"]
+    lines = [
+        f"{found['path']}  ({in_bytes(found['bytes'])}, format {found['format_version']})",
+        f"  made            {found['created']} by {found['producer']}",
+        f"  content digest  {found['content_digest']}",
+        f"  corpus          {corpus.get('split', 'merged')}: {found['n_utterances']} utterances "
+        f"({found['n_train_utterances']} train, {found['n_eval_utterances']} evaluation), "
+        f"{found['n_speakers']} speakers, {found['n_phonemes']} phone labels",
+    ]
+    for name, codec in found["codecs"].items():
+        note = "  UNTRAINED weights" if codec["weights"] == "untrained" and name != "melrvq" else ""
+        lines.append(
+            f"  {name:15} {codec['n_frames']:,} frames at {codec['frame_rate_hz']:g} Hz, {codec['n_layers']} layers of "
+            f"{codec['n_codewords']} x {codec['dim']}, {codec['layout']}, {in_bytes(codec['bytes'])}, "
+            f"{codec['weights']}{note}"
+        )
+    if found["n_skipped"]:
+        lines.append(f"  skipped         {found['n_skipped']} utterances:")
+        shown = list(found["skipped"].items())[:10]
+        lines += [f"    {name}: {reason}" for name, reason in shown]
+        if found["n_skipped"] > len(shown):
+            lines.append(f"    ... and {found['n_skipped'] - len(shown)} more, listed by --json")
+    return "\n".join(lines)

@@ -1,0 +1,78 @@
+"""Content digest: SHA-256 over what a store says, not over how it says it.
+
+Equal for equal inputs, options and weights on one machine and library set, whatever the layout, compression, chunking,
+shard boundaries, merge order, number of workers and time. The byte-exact definition is in ``schemas/store-1.0.md``.
+"""
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.store import Frames, Store
+
+_CANONICAL_NAN = np.uint32(0x7FC00000)
+
+
+def content_digest(store: Store) -> str:
+    """Return the hex SHA-256 over every utterance in id order, then over every codec's codebooks and identity.
+
+    Parameters
+    ----------
+    store : Store
+        Read once, codec by codec, in blocks of frames.
+    """
+    ids = store.strings("utterances/id")
+    speakers = store.strings("vocab/speakers")
+    columns = [store.numbers(f"utterances/{name}") for name in ("speaker", "split", "n_samples", "sample_rate_hz")]
+    utterances = [hashlib.sha256() for _ in ids]
+    for name, (speaker, split, n_samples, rate), digest in zip(
+        ids, zip(*columns, strict=True), utterances, strict=True
+    ):
+        _add_text(digest, name, speakers[speaker], str(split), str(n_samples), str(rate))
+    phonemes = store.strings("vocab/phonemes")
+    for codec in store.codec_names:
+        _add_frames(utterances, store[codec], phonemes)
+    total = hashlib.sha256(b"rvqprobe-content-1\0")
+    for digest in utterances:
+        total.update(digest.digest())
+    for codec in store.codec_names:
+        frames = store[codec]
+        clock = (frames.sample_rate_hz, frames.hop_samples, *frames.codebooks.shape)
+        _add_text(total, codec, frames.weights, frames.weights_sha256, *map(str, clock))
+        total.update(np.ascontiguousarray(frames.codebooks, dtype="<f4").data)
+    return total.hexdigest()
+
+
+def _add_frames(utterances: "list[hashlib._Hash]", frames: Frames, phonemes: list[str]) -> None:
+    offsets = frames.offsets
+    first = 0
+    while first < len(utterances):
+        # whole utterances, about a block of frames at a time
+        last = int(np.searchsorted(offsets, offsets[first] + 65_536, side="right")) - 1
+        last = min(max(last, first + 1), len(utterances))
+        start, stop = int(offsets[first]), int(offsets[last])
+        codes = frames.codes(start, stop)
+        phoneme, f0 = frames.labels("phoneme", start, stop), canonical_f0(frames.labels("f0", start, stop))
+        for place in range(first, last):
+            span = slice(int(offsets[place]) - start, int(offsets[place + 1]) - start)
+            _add_text(utterances[place], frames.name, str(span.stop - span.start))
+            utterances[place].update(np.ascontiguousarray(codes[:, span], dtype="<u2").data)
+            used, index = np.unique(phoneme[span], return_inverse=True)
+            _add_text(utterances[place], *(phonemes[label] for label in used))
+            utterances[place].update(index.astype("<u2").data)
+            utterances[place].update(f0[span].data)
+        first = last
+
+
+def canonical_f0(f0: NDArray[np.float32]) -> NDArray[np.uint32]:
+    """Return the bits of F0 as little-endian integers, every NaN the same; uint32 of F0's shape."""
+    bits = np.ascontiguousarray(f0, dtype="<f4").view("<u4").copy()
+    bits[np.isnan(f0)] = _CANONICAL_NAN
+    return bits
+
+
+def _add_text(digest: "hashlib._Hash", *parts: str) -> None:
+    for part in parts:
+        data = part.encode("utf-8")
+        digest.update(len(data).to_bytes(8, "little") + data)

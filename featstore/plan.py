@@ -1,0 +1,150 @@
+"""What a build will do, laid out before anything is written."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from featstore.codecs.choose import WeightsRequest
+from featstore.codecs.registry import codec_family
+from featstore.corpora.base import Utterance
+from featstore.corpora.librispeech import scan_librispeech
+from featstore.errors import StoreError
+from featstore.labels.pitch import check_f0_method
+from featstore.sizes import SizeEstimate, check_free_space, estimate_sizes, in_bytes
+from featstore.split import make_split, read_split, take_subset
+from featstore.writer import Compression, Layout
+
+SHARD_UTTERANCES = 32  # what an interrupted build loses at most: a minute or two of encoding
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What to build; see ``cli.py build-store --help`` for each.
+
+    `shard` is (i, n), counted from 1, to build one of n slices only.
+    """
+
+    librispeech_root: Path
+    alignments_root: Path
+    split: str
+    output: Path
+    weights: Mapping[str, WeightsRequest]
+    embeddings: Layout = "dense"
+    compression: Compression = "zstd"
+    max_utterances: int | None = None
+    eval_frac: float = 0.1
+    seed: int = 42
+    force_resplit: bool = False
+    f0: str = "yin"
+    device: str = "auto"
+    shard: tuple[int, int] | None = None
+    shard_utterances: int = SHARD_UTTERANCES
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """What a build will do: utterances, irregular files, split, slices, sizes and where things go."""
+
+    options: BuildOptions
+    scanned: Sequence[Utterance]
+    utterances: Sequence[Utterance]
+    irregular: Mapping[str, str]
+    split: Mapping[str, int]
+    slices: Sequence[Sequence[Utterance]]
+    sizes: SizeEstimate
+
+    @property
+    def shards_folder(self) -> Path:
+        """Folder of the finished shards; removed once the store is whole."""
+        return self.options.output.with_name(f"{self.options.output.name}.shards")
+
+    @property
+    def weights_folder(self) -> Path:
+        """Folder of untrained weights; kept."""
+        return self.options.output.with_name(f"{self.options.output.name}.weights")
+
+    @property
+    def split_path(self) -> Path:
+        """The exported split, beside the store."""
+        return self.options.output.with_name("split.json")
+
+    def shard_path(self, index: int) -> Path:
+        """Return the file of slice `index`, counted from 0."""
+        return self.shards_folder / f"shard-{index + 1:05d}-of-{len(self.slices):05d}.h5"
+
+
+@dataclass
+class BuildResult:
+    """What was made. `path` is None when only one slice was built."""
+
+    path: Path | None
+    shard_path: Path | None = None
+    n_built: int = 0
+    n_reused: int = 0
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def plan_build(options: BuildOptions) -> BuildPlan:
+    """Scan the corpus and lay out the build; reads no audio beyond a few headers and writes nothing.
+
+    Raises
+    ------
+    CorpusError, StoreError, UnknownNameError
+        When the corpus, the split, the options or the free space do not allow it.
+    """
+    _check_options(options)
+    families = [codec_family(name) for name in options.weights]
+    scan = scan_librispeech(options.librispeech_root, options.alignments_root, options.split)
+    split_path = options.output.with_name("split.json")
+    if split_path.exists() and not options.force_resplit:
+        split = read_split(split_path, scan.utterances, options.eval_frac, options.seed)
+    else:
+        split = make_split(scan.utterances, options.eval_frac, options.seed)
+    utterances = take_subset(scan.utterances, options.max_utterances, options.seed)
+    n_slices = options.shard[1] if options.shard else -(-len(utterances) // options.shard_utterances)
+    edges = [len(utterances) * index // n_slices for index in range(n_slices + 1)]
+    slices = [utterances[a:b] for a, b in itertools.pairwise(edges)]
+    sizes = estimate_sizes(utterances, families, options.compression)
+    check_free_space(sizes, options.embeddings, options.compression, options.output.parent)
+    return BuildPlan(options, scan.utterances, utterances, dict(scan.irregular), split, slices, sizes)
+
+
+def _check_options(options: BuildOptions) -> None:
+    check_f0_method(options.f0)
+    if not options.weights:
+        raise StoreError("no codec was asked for; give --codec")
+    if not 0 <= options.eval_frac < 1:
+        raise StoreError(f"--eval-frac {options.eval_frac}: expected a share from 0 to below 1")
+    if options.shard and not 1 <= options.shard[0] <= options.shard[1]:
+        raise StoreError(f"--shard {options.shard[0]}/{options.shard[1]}: expected I/N with 1 <= I <= N")
+    if options.output.is_dir():
+        raise StoreError(f"{options.output}: expected a file name for --output, found a folder")
+
+
+def plan_text(plan: BuildPlan) -> str:
+    """Return what ``build-store --dry-run`` prints."""
+    options, sizes = plan.options, plan.sizes
+    n_eval = sum(plan.split[utterance.id] for utterance in plan.utterances)
+    frames = ", ".join(f"{name} {n:,}" for name, n in sizes.n_frames.items())
+    return "\n".join(
+        [
+            f"would build     {options.output} ({options.embeddings}, {options.compression})",
+            f"from            {len(plan.utterances)} of {len(plan.scanned)} utterances of {options.split}, "
+            f"about {sizes.duration_s / 3600:.2f} h; {n_eval} for evaluation",
+            f"frames          {frames}",
+            f"size            dense about {in_bytes(sizes.bytes_dense)}, factored about "
+            f"{in_bytes(sizes.bytes_factored)}; shards {in_bytes(sizes.bytes_shards)} more until they are merged",
+            f"shards          {len(plan.slices)} in {plan.shards_folder}",
+            f"split           {plan.split_path}{' (reused)' if plan.split_path.exists() else ''}",
+        ]
+    )
+
+
+def result_text(plan: BuildPlan, result: BuildResult) -> str:
+    """Return the closing note of a build."""
+    made = f"{result.n_built} shards built, {result.n_reused} reused, {len(result.skipped)} utterances skipped"
+    if result.path is None:
+        parts = f"{plan.shards_folder}/*.h5"
+        return f"{made}; when all {len(plan.slices)} are there: merge-stores {parts} --output {plan.options.output}"
+    return made

@@ -1,0 +1,49 @@
+"""A progress bar on stderr: shown to a person at a terminal, silent in a log file or a pipe."""
+
+import sys
+from types import TracebackType
+from typing import Any
+
+
+class ProgressBar:
+    """Context manager and callback (done, total, what); a new bar starts whenever `what` changes.
+
+    Parameters
+    ----------
+    unit : str
+        What is counted, e.g. ``utt``.
+    quiet : bool
+        Show nothing, even at a terminal.
+    """
+
+    def __init__(self, unit: str, quiet: bool = False) -> None:
+        self._unit, self._shown = unit, not quiet and sys.stderr.isatty()
+        self._bar: Any = None
+        self._what = ""
+
+    def __enter__(self) -> "ProgressBar":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        """Show that `done` of `total` of `what` are done."""
+        if not self._shown:
+            return
+        if what != self._what:
+            from tqdm import tqdm
+
+            self._close()
+            self._what = what
+            self._bar = tqdm(total=total, desc=what, unit=self._unit, dynamic_ncols=True, file=sys.stderr, delay=0.5)
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+            self._what = ""

@@ -1,0 +1,111 @@
+"""Check a store: that it follows the format, that its values are in range, that its content is what it claims."""
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from featstore.digest import content_digest
+from featstore.errors import StoreError
+from featstore.store import Frames, Store, plain_attributes
+from schemas.store import Contents, check_contents
+
+
+def verify_store(path: Path, full: bool = False) -> None:
+    """Check structure, order and offsets; with `full` every frame as well.
+
+    Parameters
+    ----------
+    path : Path
+    full : bool
+        Also recompute the content digest and prove, bit for bit, that dense rows equal codebook[code].
+
+    Raises
+    ------
+    StoreError
+        With every violation found.
+    """
+    with Store(path) as store:
+        problems = _structure(path) or _order(store)
+        if not problems and full:
+            for name in store.codec_names:
+                problems += _frames(store[name])
+            if content_digest(store) != store.content_digest:
+                problems.append("/@content_digest: differs from the content: the file was changed after it was built")
+    if problems:
+        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
+        raise StoreError(f"{path}: {'; '.join(problems[:5])}{more}; rebuild the store")
+
+
+def _structure(path: Path) -> list[str]:
+    with h5py.File(path, "r") as file:
+        codecs = {name: _contents(group) for name, group in file.get("codecs", {}).items()}
+        return check_contents(_contents(file, leave_out="codecs"), codecs)
+
+
+def _contents(group: Any, leave_out: str = "") -> Contents:
+    datasets: dict[str, tuple[str, tuple[int, ...]]] = {}
+
+    def add(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and not (leave_out and name.startswith(f"{leave_out}/")):
+            is_text = h5py.check_string_dtype(item.dtype) is not None
+            datasets[name] = ("string" if is_text else str(item.dtype), item.shape)
+
+    group.visititems(add)
+    return Contents(plain_attributes(group), datasets)
+
+
+def _order(store: Store) -> list[str]:
+    problems = []
+    for path in ("utterances/id", "vocab/phonemes", "vocab/speakers"):
+        values = store.strings(path)
+        if values != sorted(set(values)):
+            problems.append(f"/{path}: expected sorted and unique values")
+    for path, n in (("utterances/speaker", len(store.strings("vocab/speakers"))), ("utterances/split", 2)):
+        problems += _outside(f"/{path}", store.numbers(path), n)
+    for name in store.codec_names:
+        frames = store[name]
+        offsets = frames.offsets
+        if offsets[0] != 0 or offsets[-1] != frames.n_frames or (np.diff(offsets) < 0).any():
+            problems.append(f"/codecs/{name}/offsets: expected to rise from 0 to {frames.n_frames}")
+        if not np.isfinite(frames.codebooks).all():
+            problems.append(f"/codecs/{name}/codebooks: expected finite values")
+    return problems
+
+
+def _frames(frames: Frames) -> list[str]:
+    place = f"/codecs/{frames.name}"
+    speaker_of = frames.store.numbers("utterances/speaker")
+    n_phonemes = len(frames.store.strings("vocab/phonemes"))
+    for start, stop in frames.blocks():
+        codes = frames.codes(start, stop)
+        problems = _outside(f"{place}/codes", codes, frames.n_codewords)
+        problems += _outside(f"{place}/labels/phoneme", frames.labels("phoneme", start, stop), n_phonemes)
+        owner = np.searchsorted(frames.offsets, np.arange(start, stop), side="right") - 1
+        if not np.array_equal(frames.labels("speaker", start, stop), speaker_of[owner]):
+            problems.append(
+                f"{place}/labels/speaker: differs from the utterances' speakers in frames {start} to {stop}"
+            )
+        f0 = frames.labels("f0", start, stop)
+        if np.isinf(f0).any() or (f0 <= 0).any():
+            problems.append(f"{place}/labels/f0: expected positive Hz or NaN in frames {start} to {stop}")
+        if not problems and frames.stored_embeddings() is not None:
+            problems += _dense_rows(frames, codes, start, stop)
+        if problems:
+            return problems
+    return []
+
+
+def _dense_rows(frames: Frames, codes: np.ndarray[Any, Any], start: int, stop: int) -> list[str]:
+    for layer in range(1, frames.n_layers + 1):
+        expected = frames.codebooks[layer - 1][codes[layer - 1]]
+        if frames.layer(layer)[start:stop].tobytes() != expected.tobytes():
+            return [f"/codecs/{frames.name}/embeddings: layer {layer} differs from codebook[code] in {start} to {stop}"]
+    return []
+
+
+def _outside(path: str, values: np.ndarray[Any, Any], n: int) -> list[str]:
+    if values.size and not 0 <= values.min() <= values.max() < n:
+        return [f"{path}: expected values from 0 to {n - 1}, found {values.min()} to {values.max()}"]
+    return []

@@ -1,0 +1,281 @@
+"""Write a store of format 1.0, once: under a temporary name, synced, then renamed.
+
+`StoreWriter` is used both for shards and for merged stores. Frames are appended in the order of the utterance table and
+written in blocks aligned to the chunks, so that no chunk is compressed twice.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import h5py
+import hdf5plugin
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.atomic import write_once
+from featstore.digest import content_digest
+from featstore.errors import StoreError
+from featstore.store import BLOCK_FRAMES, Store
+from schemas.store import STORE_FORMAT, STORE_FORMAT_VERSION, store_spec
+
+Layout = Literal["dense", "factored"]
+Compression = Literal["zstd", "gzip", "none"]
+_CHUNK_BYTES = 4 << 20  # an embedding chunk: half of HDF5 2.0's chunk cache
+
+
+@dataclass(frozen=True)
+class UtteranceRow:
+    """One line of the utterance table; `shard` is an index into `StoreHeader.shards`."""
+
+    id: str
+    speaker: str
+    split: int
+    n_samples: int
+    sample_rate_hz: int
+    sha256: str
+    shard: int = 0
+
+
+@dataclass(frozen=True)
+class ShardRow:
+    """Where and when a range of utterances was made; times in ISO 8601, UTC."""
+
+    host: str
+    device: str
+    started: str
+    finished: str
+    job_id: str
+
+
+@dataclass(frozen=True)
+class CodecHeader:
+    """One codec's identity and how many frames each utterance has, in the order of the utterance table."""
+
+    name: str
+    sample_rate_hz: int
+    hop_samples: int
+    weights: str
+    weights_sha256: str
+    codebooks: NDArray[np.float32]
+    n_frames: Sequence[int]
+
+
+@dataclass(frozen=True)
+class StoreHeader:
+    """Everything of a store but its frames. `attributes` holds the JSON-valued root attributes as dictionaries."""
+
+    utterances: Sequence[UtteranceRow]
+    skipped: Mapping[str, str]
+    phonemes: Sequence[str]
+    shards: Sequence[ShardRow]
+    codecs: Sequence[CodecHeader]
+    attributes: Mapping[str, Mapping[str, Any]]
+    inputs_sha256: str = ""
+
+
+@dataclass
+class _Pending:
+    """Frames appended but not yet written."""
+
+    written: int = 0
+    n: int = 0
+    codes: list[NDArray[np.uint16]] = field(default_factory=list)
+    phoneme: list[NDArray[np.uint16]] = field(default_factory=list)
+    f0: list[NDArray[np.float32]] = field(default_factory=list)
+
+
+class StoreWriter:
+    """Context manager that makes a store at `path`; on leaving without an error the store is whole and in place.
+
+    Parameters
+    ----------
+    path : Path
+    header : StoreHeader
+        Utterances sorted by id, phonemes sorted.
+    layout : {"dense", "factored"}
+    compression : {"zstd", "gzip", "none"}
+    """
+
+    def __init__(
+        self, path: Path, header: StoreHeader, layout: Layout = "dense", compression: Compression = "zstd"
+    ) -> None:
+        self.path, self.header, self.layout, self.compression = path, header, layout, compression
+        self._codecs = {codec.name: codec for codec in header.codecs}
+        self._pending = {codec.name: _Pending() for codec in header.codecs}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "StoreWriter":
+        with ExitStack() as stack:
+            self._temporary = stack.enter_context(write_once(self.path))
+            self._file = stack.enter_context(h5py.File(self._temporary, "w", libver=("v110", "v110")))
+            self._write_header()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._stack.__exit__(kind, value, trace)  # write_once removes the temporary file
+            return
+        with self._stack:
+            self._finish()
+
+    def append(
+        self, codec: str, codes: NDArray[np.uint16], phoneme: NDArray[np.uint16], f0: NDArray[np.float32]
+    ) -> None:
+        """Append frames, utterance after utterance in the table's order.
+
+        Parameters
+        ----------
+        codec : str
+        codes : uint16 array of shape (n_layers, n)
+        phoneme : uint16 array of shape (n,)
+            Index into ``header.phonemes``.
+        f0 : float32 array of shape (n,)
+            Hz, NaN where unvoiced.
+        """
+        pending = self._pending[codec]
+        pending.codes.append(codes)
+        pending.phoneme.append(phoneme)
+        pending.f0.append(f0)
+        pending.n += codes.shape[1]
+        if pending.n >= BLOCK_FRAMES:
+            self._flush(codec, pending.n // BLOCK_FRAMES * BLOCK_FRAMES)
+
+    def _flush(self, codec: str, n: int) -> None:
+        pending, group = self._pending[codec], self._file["codecs"][codec]
+        codes, phoneme = np.concatenate(pending.codes, axis=1), np.concatenate(pending.phoneme)
+        f0 = np.concatenate(pending.f0)
+        start, stop = pending.written, pending.written + n
+        group["codes"][:, start:stop] = codes[:, :n]
+        group["labels/phoneme"][start:stop] = phoneme[:n]
+        group["labels/f0"][start:stop] = f0[:n]
+        if self.layout == "dense":
+            self._expand(group["embeddings"], self._codecs[codec].codebooks, codes[:, :n], start)
+        pending.codes, pending.phoneme, pending.f0 = [codes[:, n:]], [phoneme[n:]], [f0[n:]]
+        pending.written, pending.n = stop, pending.n - n
+
+    @staticmethod
+    def _expand(dataset: Any, codebooks: NDArray[np.float32], codes: NDArray[np.uint16], start: int) -> None:
+        rows = dataset.chunks[1] if dataset.chunks else BLOCK_FRAMES
+        for layer, codebook in enumerate(codebooks):
+            for first in range(0, codes.shape[1], rows):
+                piece = codebook[codes[layer, first : first + rows]]
+                dataset[layer, start + first : start + first + len(piece)] = piece
+
+    def _finish(self) -> None:
+        for name, codec in self._codecs.items():
+            pending = self._pending[name]
+            if pending.n:
+                self._flush(name, pending.n)
+            if pending.written != sum(codec.n_frames):
+                raise StoreError(f"{self.path}: {name} got {pending.written} frames, expected {sum(codec.n_frames)}")
+        _set_attribute(self._file, "complete", True)
+        _set_attribute(self._file, "created", datetime.now(UTC).isoformat(timespec="seconds"))
+        _set_attribute(self._file, "content_digest", "")
+        self._file.close()
+        with Store(self._temporary) as written:
+            digest = content_digest(written)
+        with h5py.File(self._temporary, "r+") as file:
+            _set_attribute(file, "content_digest", digest)
+
+    def _write_header(self) -> None:
+        file, header = self._file, self.header
+        from featstore import __version__
+
+        _set_attribute(file, "format", STORE_FORMAT)
+        _set_attribute(file, "format_version", STORE_FORMAT_VERSION)
+        _set_attribute(file, "complete", False)
+        _set_attribute(file, "producer", f"rvqprobe {__version__}")
+        for name, value in header.attributes.items():
+            _set_attribute(file, name, json.dumps(value, sort_keys=True))
+        if header.inputs_sha256:
+            _set_attribute(file, "inputs_sha256", header.inputs_sha256)
+        speakers = sorted({row.speaker for row in header.utterances})
+        place = {speaker: index for index, speaker in enumerate(speakers)}
+        columns: dict[str, Sequence[Any]] = {
+            f"utterances/{name}": [getattr(row, name) for row in header.utterances]
+            for name in ("id", "split", "n_samples", "sample_rate_hz", "sha256", "shard")
+        }
+        columns["utterances/speaker"] = [place[row.speaker] for row in header.utterances]
+        columns |= {"skipped/id": list(header.skipped), "skipped/reason": list(header.skipped.values())}
+        columns |= {"vocab/phonemes": list(header.phonemes), "vocab/speakers": speakers}
+        for name in ("host", "device", "started", "finished", "job_id"):
+            columns[f"shards/{name}"] = [getattr(row, name) for row in header.shards]
+        for path, values in columns.items():
+            _write_column(file, path, values)
+        file.require_group("codecs")
+        speaker_of = np.asarray(columns["utterances/speaker"], dtype=np.int32)
+        for codec in header.codecs:
+            self._write_codec_header(codec, speaker_of)
+
+    def _write_codec_header(self, codec: CodecHeader, speaker_of: NDArray[np.int32]) -> None:
+        group = self._file.create_group(f"codecs/{codec.name}")
+        n_layers, _, dim = codec.codebooks.shape
+        rate = codec.sample_rate_hz / codec.hop_samples
+        for name, value in {
+            "sample_rate_hz": codec.sample_rate_hz,
+            "hop_samples": codec.hop_samples,
+            "frame_rate_hz": rate,
+            "n_layers": n_layers,
+            "dim": dim,
+            "weights": codec.weights,
+            "weights_sha256": codec.weights_sha256,
+            "layout": self.layout,
+        }.items():
+            _set_attribute(group, name, value)
+        offsets = np.concatenate([[0], np.cumsum(codec.n_frames)]).astype(np.int64)
+        group.create_dataset("offsets", data=offsets)
+        group.create_dataset("codebooks", data=codec.codebooks)
+        n_frames = int(offsets[-1])
+        self._create(group, "codes", (n_layers, n_frames), (1, BLOCK_FRAMES))
+        for name in ("phoneme", "speaker", "f0"):
+            self._create(group, f"labels/{name}", (n_frames,), (BLOCK_FRAMES,))
+        for first in range(0, n_frames, BLOCK_FRAMES):
+            last = min(first + BLOCK_FRAMES, n_frames)
+            owner = np.searchsorted(offsets, np.arange(first, last), side="right") - 1
+            group["labels/speaker"][first:last] = speaker_of[owner]
+        if self.layout == "dense":
+            rows = 1 << max(0, (_CHUNK_BYTES // (4 * dim)).bit_length() - 1)
+            self._create(group, "embeddings", (n_layers, n_frames, dim), (1, min(rows, BLOCK_FRAMES), dim))
+
+    def _create(self, group: Any, path: str, shape: tuple[int, ...], chunks: tuple[int, ...]) -> None:
+        dtype = store_spec().dataset(path).dtype
+        if 0 in shape:
+            group.create_dataset(path, shape, dtype)
+            return
+        # codes use 10 of 16 bits and labels repeat: byte shuffling helps them, and would destroy the repeating rows
+        shuffle = path != "embeddings" and self.compression != "none"
+        filters: dict[str, Any] = {"shuffle": shuffle, "fletcher32": path != "embeddings"}
+        if self.compression == "zstd":
+            filters |= hdf5plugin.Zstd(clevel=3)
+        elif self.compression == "gzip":
+            filters["compression"] = "gzip"
+        chunks = tuple(min(chunk, size) for chunk, size in zip(chunks, shape, strict=True))
+        group.create_dataset(path, shape, dtype, chunks=chunks, **filters)
+
+
+def _set_attribute(item: Any, name: str, value: Any) -> None:
+    if isinstance(value, str):
+        data = value.encode("utf-8")
+        # fixed length: a variable-length string lies in a heap that carries no checksum
+        item.attrs.create(name, np.bytes_(data), dtype=h5py.string_dtype("utf-8", max(1, len(data))))
+    else:
+        item.attrs[name] = value
+
+
+def _write_column(file: Any, path: str, values: Sequence[Any]) -> None:
+    dtype = store_spec().dataset(path).dtype
+    if dtype != "string":
+        file.create_dataset(path, data=np.asarray(values, dtype=dtype))
+        return
+    data = [str(value).encode("utf-8") for value in values]
+    length = max([1, *map(len, data)])
+    file.create_dataset(path, data=np.asarray(data, dtype=h5py.string_dtype("utf-8", length)))
