@@ -54,13 +54,15 @@ class LogisticProblem:
         n_per_class = self.counts.sum(axis=0)
         if self.class_weight == "none":
             return np.ones_like(n_per_class)
-        return n_per_class.sum() / (len(n_per_class) * n_per_class)
+        balanced: NDArray[np.float64] = n_per_class.sum() / (len(n_per_class) * n_per_class)
+        return balanced
 
     @property
     def targets(self) -> NDArray[np.float64]:
         """T: weighted counts that sum to one, float64 array of shape (n_codes, n_classes)."""
         weighted = self.counts * self.class_weights
-        return weighted / weighted.sum()
+        targets: NDArray[np.float64] = weighted / weighted.sum()
+        return targets
 
     @property
     def l2_strength(self) -> float:

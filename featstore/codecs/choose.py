@@ -1,0 +1,171 @@
+"""From what the user asked (``--weights``, ``--encodec-ckpt`` ...) to a checkpoint that can be loaded.
+
+Untrained weights are made once for a corpus, before any shard, and kept beside the store: they are what encodes further
+audio in the same way. A recipe hash beside them tells whether they are those asked for.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.atomic import write_text_once
+from featstore.audio import read_audio, resample
+from featstore.codecs.base import Checkpoint, CodecFamily, WeightsKind
+from featstore.codecs.registry import codec_family, codec_names
+from featstore.corpora.base import Utterance
+from featstore.errors import FeatstoreError, UnknownNameError, UtteranceError, WeightsError
+
+LOG = logging.getLogger(__name__)
+SAMPLE_S = 400.0  # enough for the k-means samples of all built-in codecs
+
+
+@dataclass(frozen=True)
+class WeightsRequest:
+    """What the user asked for one codec: a kind and, for ``checkpoint``, the files."""
+
+    kind: WeightsKind
+    path: Path | None = None
+    config_path: Path | None = None
+
+
+def parse_weights(
+    codecs: Sequence[str], weights: Sequence[str], checkpoints: Mapping[str, tuple[Path | None, Path | None]]
+) -> dict[str, WeightsRequest]:
+    """Read ``--weights`` (``pretrained``, ``untrained`` or ``NAME=pretrained|untrained|FILE``) and checkpoint files.
+
+    Parameters
+    ----------
+    codecs : sequence of str
+        The codecs of this build.
+    weights : sequence of str
+        Values of ``--weights``; later ones win, and one that names a codec wins over one that does not.
+    checkpoints : mapping of str to (Path or None, Path or None)
+        Weights file and configuration file by codec, as given by their own options.
+
+    Raises
+    ------
+    UnknownNameError, WeightsError
+        When a name or a kind is not known.
+    """
+    requests = {name: WeightsRequest("pretrained") for name in codecs}
+    for value in sorted(weights, key=lambda value: "=" in value):
+        name, named, kind = value.rpartition("=")
+        if named and name not in codec_names():
+            raise UnknownNameError(f"--weights {value}: unknown codec {name!r}; known are {', '.join(codec_names())}")
+        for codec in [name] if named else codecs:
+            if codec in requests:
+                requests[codec] = _request(kind, value, may_be_file=bool(named))
+    for name, (path, config_path) in checkpoints.items():
+        if path is not None or config_path is not None:
+            if path is None:
+                raise WeightsError(f"{config_path}: a configuration without weights for {name}; give both files")
+            if name in requests:
+                requests[name] = WeightsRequest("checkpoint", path, config_path)
+    return requests
+
+
+def _request(kind: str, value: str, *, may_be_file: bool) -> WeightsRequest:
+    if kind == "pretrained":
+        return WeightsRequest("pretrained")
+    if kind == "untrained":
+        return WeightsRequest("untrained")
+    if may_be_file:
+        return WeightsRequest("checkpoint", Path(kind))
+    raise WeightsError(f"--weights {value}: expected pretrained, untrained or NAME=pretrained|untrained|FILE")
+
+
+def find_checkpoint(
+    name: str, request: WeightsRequest, utterances: Sequence[Utterance], seed: int, folder: Path
+) -> Checkpoint:
+    """Return the checkpoint asked for, downloading or making it where that is what was asked.
+
+    Parameters
+    ----------
+    name : str
+        Codec name.
+    request : WeightsRequest
+    utterances : sequence of Utterance
+        The full scan, of which untrained weights take a seeded sample.
+    seed : int
+    folder : Path
+        Where untrained weights are kept.
+
+    Raises
+    ------
+    WeightsError
+        When the files are missing or cannot be fetched.
+    """
+    family = codec_family(name)
+    if request.kind == "checkpoint":
+        for path in (request.path, request.config_path):
+            if path is not None and not path.is_file():
+                raise WeightsError(f"{path}: expected {name}'s checkpoint, found no file; check its option")
+        assert request.path is not None
+        return Checkpoint(request.path, "checkpoint", request.config_path)
+    if request.kind == "pretrained" and family.fetch_pretrained is not None:
+        return family.fetch_pretrained()
+    return _untrained(family, utterances, seed, folder)
+
+
+def _untrained(family: CodecFamily, utterances: Sequence[Utterance], seed: int, folder: Path) -> Checkpoint:
+    sample, recipe = _sample(family, utterances, seed)
+    note = folder / f"{family.name}.json"
+    kept = _kept(note, recipe, folder)
+    if kept is not None:
+        return kept
+    LOG.info("making untrained weights of %s (k-means codebooks on a sample of the corpus) ...", family.name)
+    checkpoint = family.make_untrained(sample(), seed, folder)
+    paths = [path for path in (checkpoint.path, checkpoint.config_path) if path is not None]
+    files = {path.name: _sha256(path) for path in paths}
+    write_text_once(note, json.dumps({"recipe_sha256": recipe, "files": files}, indent=1) + "\n")
+    return checkpoint
+
+
+def _kept(note: Path, recipe: str, folder: Path) -> Checkpoint | None:
+    try:
+        content = json.loads(note.read_text(encoding="utf-8"))
+        files = {folder / Path(name).name: sha256 for name, sha256 in content["files"].items()}
+        if content["recipe_sha256"] != recipe or any(_sha256(path) != sha256 for path, sha256 in files.items()):
+            return None
+    except (OSError, ValueError, KeyError, AttributeError):
+        return None  # absent or damaged: made anew
+    path, config_path = (*files, None)[:2]
+    assert path is not None
+    return Checkpoint(path, "untrained", config_path)
+
+
+def _sample(
+    family: CodecFamily, utterances: Sequence[Utterance], seed: int
+) -> tuple[Callable[[], list[NDArray[np.float32]]], str]:
+    """Choose utterances in a seeded order until SAMPLE_S seconds; return their reader and a hash of the recipe."""
+    order = sorted(utterances, key=lambda item: hashlib.sha256(f"weights\0{seed}\0{item.id}".encode()).digest())
+    recipe, chosen, total_s = hashlib.sha256(f"{family.name}\0{seed}\0{SAMPLE_S}\0".encode()), [], 0.0
+    for utterance in order:
+        try:
+            audio = read_audio(utterance.audio_path)
+        except UtteranceError:
+            continue  # listed with its reason when its own shard is built
+        recipe.update(f"{utterance.id}\0{audio.sha256}\0".encode())
+        chosen.append(utterance)
+        total_s += len(audio.samples) / audio.sample_rate_hz
+        if total_s >= SAMPLE_S:
+            break
+    if not chosen:
+        raise FeatstoreError("no utterance of the corpus has readable audio: there is nothing to encode")
+
+    def read() -> list[NDArray[np.float32]]:
+        audios = (read_audio(utterance.audio_path) for utterance in chosen)
+        return [resample(audio.samples, audio.sample_rate_hz, family.sample_rate_hz) for audio in audios]
+
+    return read, recipe.hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

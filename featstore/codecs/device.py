@@ -1,0 +1,22 @@
+"""The device that encodes: chosen once for a build and recorded in the store."""
+
+
+def choose_device(name: str) -> str:
+    """Return the torch device for ``--device``: ``auto`` is CUDA where there is a GPU, else the CPU.
+
+    MPS is used only when asked for by name: its kernels round differently, and codes are the data.
+    """
+    if name != "auto":
+        return name
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def describe_device(device: str) -> str:
+    """Return what the store records of a device: the GPU's name, or the CPU's thread count, which can flip codes."""
+    import torch
+
+    if device.startswith("cuda"):
+        return f"{device}, {torch.cuda.get_device_name(torch.device(device))}"
+    return f"{device}, {torch.get_num_threads()} threads"

@@ -1,0 +1,205 @@
+"""From a codec's tables to the problem of one probe: which frames, which classes, which features.
+
+A question that cannot be asked of the data (one speaker, no voiced frame) is a `NotApplicable` with the reason.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featstore.store import Frames
+from probes.problem import ClassWeight, DenseRows, LeastSquaresProblem, LogisticProblem
+from probes.statistics import Statistics
+from probes.tasks import Phones, phoneme_classes, speaker_classes
+from schemas.store import EVAL, TRAIN
+
+
+class NotApplicable(Exception):  # noqa: N818  (no error: an answer)
+    """The task cannot be asked of this store; the message is the record's reason."""
+
+
+@dataclass(frozen=True)
+class Standardiser:
+    """Features as (row - mean) / scale; mean and scale float64 (dim,)."""
+
+    mean: NDArray[np.float64]
+    scale: NDArray[np.float64]
+
+    @classmethod
+    def fit(cls, codebook: NDArray[np.float32], n_frames: NDArray[np.float64]) -> "Standardiser":
+        """Return mean and standard deviation over the frames whose codes are counted in `n_frames`, from the counts.
+
+        Scales of constant features are 1, by the rule of scikit-learn's StandardScaler.
+        """
+        rows, n = codebook.astype(np.float64), n_frames.sum()
+        mean = n_frames @ rows / n
+        variance = n_frames @ np.square(rows - mean) / n
+        eps = np.finfo(np.float64).eps
+        constant = variance <= n * eps * variance + np.square(n * mean * eps)
+        return cls(mean, np.where(constant, 1.0, np.sqrt(np.where(constant, 1.0, variance))))
+
+    @classmethod
+    def identity(cls, dim: int) -> "Standardiser":
+        """Return the standardiser that changes nothing."""
+        return cls(np.zeros(dim), np.ones(dim))
+
+    def __call__(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return standardised rows, float64 (n, dim)."""
+        result: NDArray[np.float64] = (rows - self.mean) / self.scale
+        return result
+
+
+@dataclass(frozen=True)
+class ClassQuestion:
+    """A classification probe.
+
+    Attributes
+    ----------
+    problem : LogisticProblem
+        Over the classes seen in training, in the order of `classes`.
+    classes : tuple of str
+        Names of the classes seen in training.
+    eval_counts : int64 array of shape (n_codewords, n_classes)
+        Evaluation frames by code and class seen in training.
+    n_unseen : int
+        Evaluation frames whose class was never seen in training; they are left out.
+    standardiser : Standardiser
+    """
+
+    problem: LogisticProblem
+    classes: tuple[str, ...]
+    eval_counts: NDArray[np.int64]
+    n_unseen: int
+    standardiser: Standardiser
+
+
+@dataclass(frozen=True)
+class PitchQuestion:
+    """A regression probe on voiced frames.
+
+    Attributes
+    ----------
+    problem : LeastSquaresProblem
+        Target F0 in Hz.
+    eval_moments : float64 array of shape (3, n_codewords)
+        Voiced evaluation frames by code: number, sum of F0, sum of its square.
+    eval_codes : uint16 array of shape (n_voiced_eval,)
+    eval_f0_hz : float32 array of shape (n_voiced_eval,)
+    standardiser : Standardiser
+    """
+
+    problem: LeastSquaresProblem
+    eval_moments: NDArray[np.float64]
+    eval_codes: NDArray[np.uint16]
+    eval_f0_hz: NDArray[np.float32]
+    standardiser: Standardiser
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What can change a probe's numbers, apart from the backend."""
+
+    phones: Phones = "raw"
+    keep_silence: bool = True
+    standardize: bool = True
+    class_weight: ClassWeight = "balanced"
+    C: float = 1.0
+
+
+def class_question(frames: Frames, statistics: Statistics, layer: int, task: str, settings: Settings) -> ClassQuestion:
+    """Ask for phoneme or speaker of one layer (counted from 1).
+
+    Raises
+    ------
+    NotApplicable
+        With fewer than two classes in training, or no evaluation frame of a known class.
+    """
+    if task == "phoneme":
+        classes = phoneme_classes(frames.store.strings("vocab/phonemes"), settings.phones, settings.keep_silence)
+        table = statistics.phoneme
+    else:
+        classes = speaker_classes(frames.store.strings("vocab/speakers"))
+        table = statistics.speaker
+    train, held_out = classes.fold(table[TRAIN, layer - 1]), classes.fold(table[EVAL, layer - 1])
+    seen = np.flatnonzero(train.sum(axis=0))
+    if len(seen) < 2:
+        found = ", ".join(classes.names[index] for index in seen) or "none"
+        raise NotApplicable(f"{task} needs at least two classes in training, found {len(seen)} ({found})")
+    eval_counts = held_out[:, seen]
+    if not eval_counts.sum():
+        raise NotApplicable(f"{task}: no evaluation frame has a class that was seen in training")
+    n_unseen = int(held_out.sum() - eval_counts.sum())
+    counts = train[:, seen].astype(np.float64)
+    standardiser = _standardiser(frames, layer, counts.sum(axis=1), settings)
+    place = np.full(len(classes.names), -1, dtype=np.int64)
+    place[seen] = np.arange(len(seen))
+    class_of_label = np.where(classes.of_label >= 0, place[classes.of_label], -1)
+    problem = LogisticProblem(
+        standardiser(frames.codebooks[layer - 1]),
+        counts,
+        settings.class_weight,
+        settings.C,
+        _dense_rows(
+            frames, layer, standardiser, lambda start, stop: _labels(frames, task, class_of_label, start, stop)
+        ),
+    )
+    return ClassQuestion(problem, tuple(classes.names[index] for index in seen), eval_counts, n_unseen, standardiser)
+
+
+def pitch_question(frames: Frames, statistics: Statistics, layer: int, settings: Settings) -> PitchQuestion:
+    """Ask for F0 in Hz of the voiced frames of one layer (counted from 1).
+
+    Raises
+    ------
+    NotApplicable
+        Without a voiced frame in training or in evaluation.
+    """
+    n, sum_y, sum_y2 = statistics.pitch[TRAIN, :, layer - 1]
+    eval_moments = statistics.pitch[EVAL, :, layer - 1]
+    for moments, part in ((n, "training"), (eval_moments[0], "evaluation")):
+        if not moments.sum():
+            raise NotApplicable(f"pitch needs voiced frames, found none in {part}")
+    standardiser = _standardiser(frames, layer, n, settings)
+    rows = standardiser(frames.codebooks[layer - 1])
+    dense = _dense_rows(frames, layer, standardiser, lambda start, stop: _pitch(frames, start, stop))
+    problem = LeastSquaresProblem(rows, n, sum_y, sum_y2, dense)
+    return PitchQuestion(problem, eval_moments, statistics.eval_codes[layer - 1], statistics.eval_f0_hz, standardiser)
+
+
+def _standardiser(frames: Frames, layer: int, n_frames: NDArray[np.float64], settings: Settings) -> Standardiser:
+    if not settings.standardize:
+        return Standardiser.identity(frames.dim)
+    return Standardiser.fit(frames.codebooks[layer - 1], n_frames)
+
+
+# Reads the labels of a span of frames: y and a mask of the frames that take part.
+_ReadLabels = Callable[[int, int], tuple[NDArray[np.generic], NDArray[np.bool_]]]
+
+
+def _labels(
+    frames: Frames, task: str, class_of_label: NDArray[np.int64], start: int, stop: int
+) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+    y = class_of_label[frames.labels(task, start, stop)]
+    return y, y >= 0
+
+
+def _pitch(frames: Frames, start: int, stop: int) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+    y = frames.labels("f0", start, stop).astype(np.float64)
+    return y, ~np.isnan(y)
+
+
+def _dense_rows(frames: Frames, layer: int, standardiser: Standardiser, read_labels: _ReadLabels) -> DenseRows:
+    """Return a function that reads the training frames' embeddings from the store, standardised."""
+
+    def read() -> tuple[NDArray[np.float32], NDArray[np.generic]]:
+        rows, targets = [], []
+        for start, stop in frames.blocks():
+            y, taken = read_labels(start, stop)
+            taken = taken & (frames.frame_splits(start, stop) == TRAIN)
+            rows.append(standardiser(frames.layer(layer)[start:stop][taken]).astype(np.float32))
+            targets.append(y[taken])
+        return np.concatenate(rows), np.concatenate(targets)
+
+    return read
