@@ -4,10 +4,11 @@ Sources
 -------
 - Monophthongs: mean formants of 33 men in Peterson & Barney (1952), Control methods used in a study of the vowels,
   J. Acoust. Soc. Am. 24, 175-184, doi:10.1121/1.1906875.
-- Diphthongs and consonants: after the targets of Klatt (1980), Software for a cascade/parallel formant synthesizer,
-  J. Acoust. Soc. Am. 67, 971-995, doi:10.1121/1.383940, with one noise band in place of his parallel branch.
-- Durations: rounded from Klatt (1976), Linguistic uses of segmental duration in English, J. Acoust. Soc. Am. 59,
-  1208-1221, doi:10.1121/1.380986, for connected speech.
+- Diphthongs and consonants: of our own choosing, near the targets of Klatt (1980), Software for a cascade/parallel
+  formant synthesizer, J. Acoust. Soc. Am. 67, 971-995, doi:10.1121/1.383940, with one noise band in place of his
+  parallel branch.
+- Durations: round values for connected speech, shortened where unstressed, an effect described by Klatt (1976),
+  Linguistic uses of segmental duration in English, J. Acoust. Soc. Am. 59, 1208-1221, doi:10.1121/1.380986.
 """
 
 from dataclasses import dataclass

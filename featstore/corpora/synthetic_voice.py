@@ -16,7 +16,7 @@ _SPEAKER_STREAM = 1
 _SESSION_STREAM = 2
 
 _WOMEN_TRACT_SCALE = 1.17
-"""Mean ratio of women's to men's formants in Peterson & Barney (1952), doi:10.1121/1.1906875."""
+"""About the mean ratio of women's to men's formants in Peterson & Barney (1952), doi:10.1121/1.1906875."""
 
 _PULSE_BANDWIDTH_HZ = 7_400.0
 """Harmonics end below Nyquist with room for the highest F0."""
