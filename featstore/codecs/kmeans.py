@@ -15,7 +15,12 @@ from numpy.typing import NDArray
 
 N_LLOYD_STEPS = 8
 _ROWS_PER_BLOCK = 4096  # bounds the distance matrix: 16 MB at 1024 codewords
-_RELATIVE_NOISE = 0.01  # of the data's root mean square, for codewords without a frame of their own
+_RELATIVE_NOISE = 0.01  # of the data's standard deviation, for codewords without a frame of their own
+# Each codeword is the mean of its frames and of this many pseudo-frames at the mean of all. Without them a codeword
+# with one frame reproduces it exactly; where frames are few (encoders are slow) most residuals are then zero a few
+# layers on, and nothing is left to fit. Measured on other speech than fitted (untrained EnCodec, 4 frames a codeword):
+# 0.147 of the variance left after 8 layers, against 0.168 with plain means.
+_N_PSEUDO_FRAMES = 1.0
 
 
 def residual_kmeans(
@@ -41,7 +46,7 @@ def residual_kmeans(
     """
     rng = np.random.default_rng(seed)
     # Relative to the data, never absolute: an untrained network's features have a standard deviation near 1e-4.
-    noise_std = _RELATIVE_NOISE * (_root_mean_square(X) or 1.0)
+    noise_std = _RELATIVE_NOISE * (_standard_deviation(X) or float(np.abs(X).max()) or 1.0)
     residual = np.array(X, dtype=np.float32)
     codebooks = np.empty((n_layers, n_codewords, X.shape[1]), dtype=np.float32)
     for layer in range(n_layers):
@@ -112,13 +117,14 @@ def _lloyd_step(X: NDArray[np.float32], codebook: NDArray[np.float32]) -> NDArra
         assigned[rows] = distances.argmin(axis=1)
         error[rows] += distances.min(axis=1)
     counts = np.bincount(assigned, minlength=len(codebook))
-    used = np.flatnonzero(counts)
+    used, empty = np.flatnonzero(counts), np.flatnonzero(counts == 0)
     # Sorted by codeword, stable: each sum adds its rows in their own order, whatever the threads did before.
     by_codeword = np.argsort(assigned, kind="stable")
     first_rows = np.cumsum(counts[used]) - counts[used]
-    moved = codebook.copy()
-    moved[used] = np.add.reduceat(X[by_codeword], first_rows, axis=0) / counts[used, None].astype(np.float32)
-    empty = np.flatnonzero(counts == 0)
+    sums = np.add.reduceat(X[by_codeword], first_rows, axis=0)
+    n_frames = counts[used, None].astype(np.float32)
+    moved = np.empty_like(codebook)
+    moved[used] = (sums + np.float32(_N_PSEUDO_FRAMES) * X.mean(axis=0)) / (n_frames + np.float32(_N_PSEUDO_FRAMES))
     moved[empty] = X[np.argsort(-error, kind="stable")[: len(empty)]]
     return moved
 
@@ -138,5 +144,5 @@ def _distinct_rows(X: NDArray[np.float32]) -> NDArray[np.intp]:
     return np.sort(np.fromiter(last_of_kind.values(), dtype=np.intp, count=len(last_of_kind)))
 
 
-def _root_mean_square(X: NDArray[np.float32]) -> float:
-    return float(np.sqrt(np.mean(np.square(X, dtype=np.float64))))
+def _standard_deviation(X: NDArray[np.float32]) -> float:
+    return float(np.sqrt(np.var(X, axis=0, dtype=np.float64).mean()))
