@@ -1,0 +1,83 @@
+"""What every codec promises (`featstore.codecs.base.Codec`), as one suite that each codec's tests inherit."""
+
+import hashlib
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from featstore.codecs.base import Codec, CodecFamily, n_frames_of
+from featstore.codecs.registry import codec_family, codec_names
+from featstore.errors import UtteranceError
+
+
+def tones(n_samples: int, sample_rate_hz: int, seed: int) -> NDArray[np.float32]:
+    """Return a seeded sound with some structure: a gliding, amplitude-modulated harmonic tone in noise."""
+    rng = np.random.default_rng(seed)
+    time_s = np.arange(n_samples) / sample_rate_hz
+    pitch_hz = 120 + 80 * np.sin(2 * np.pi * rng.uniform(0.5, 2) * time_s + rng.uniform(0, 6))
+    phase = 2 * np.pi * np.cumsum(pitch_hz) / sample_rate_hz
+    voice = sum(np.sin(k * phase) / k for k in range(1, 12))
+    envelope = 0.5 + 0.5 * np.sin(2 * np.pi * rng.uniform(2, 5) * time_s)
+    return (0.1 * envelope * voice + 0.02 * rng.standard_normal(n_samples)).astype(np.float32)
+
+
+class CodecContract:
+    """Inherit, and give the fixtures `codec` (loaded) and `family`."""
+
+    # Lengths around the hop, and too short for any receptive field.
+    lengths_in_hops = (0.003, 0.5, 1, 1.003, 2.5, 7, 40.25)
+
+    def test_family_and_codec_agree(self, codec: Codec, family: CodecFamily):
+        assert family.name in codec_names()
+        assert codec_family(family.name) is family
+        assert codec.name == family.name
+        assert codec.sample_rate_hz == family.sample_rate_hz
+        assert codec.hop_samples == family.hop_samples
+        assert codec.codebooks.shape == (family.n_layers, family.n_codewords, family.dim)
+        assert len(bytes.fromhex(codec.weights_sha256)) == 32
+
+    def test_codebooks_are_finite_float32_and_used(self, codec: Codec):
+        assert isinstance(codec.codebooks, np.ndarray)
+        assert codec.codebooks.dtype == np.float32
+        assert np.isfinite(codec.codebooks).all()
+        assert (codec.codebooks.std(axis=1).max(axis=1) > 0).all()
+
+    def test_shape_and_type_of_codes_at_any_length(self, codec: Codec):
+        n_layers, n_codewords, _ = codec.codebooks.shape
+        for hops in self.lengths_in_hops:
+            samples = tones(max(1, int(hops * codec.hop_samples)), codec.sample_rate_hz, seed=1)
+            codes = codec.encode(samples)
+            assert isinstance(codes, np.ndarray)
+            assert codes.dtype == np.uint16
+            assert codes.shape == (n_layers, n_frames_of(samples.size, codec.hop_samples)), hops
+            assert codes.max() < n_codewords
+
+    def test_encoding_keeps_no_state_and_leaves_codebooks_alone(self, codec: Codec):
+        before = hashlib.sha256(codec.codebooks.tobytes()).hexdigest()
+        first = tones(20 * codec.hop_samples, codec.sample_rate_hz, seed=2)
+        other = tones(33 * codec.hop_samples, codec.sample_rate_hz, seed=3)
+        kept = first.copy()
+        codes = codec.encode(first)
+        codes_of_other = codec.encode(other)
+        np.testing.assert_array_equal(codec.encode(first), codes)
+        np.testing.assert_array_equal(first, kept)
+        assert not np.array_equal(codes_of_other[:, :20], codes)
+        assert hashlib.sha256(codec.codebooks.tobytes()).hexdigest() == before
+
+    def test_silence_is_encoded(self, codec: Codec):
+        codes = codec.encode(np.zeros(10 * codec.hop_samples, dtype=np.float32))
+        assert codes.shape[1] == 10
+
+    @pytest.mark.parametrize(
+        ("samples", "message"),
+        [
+            (np.zeros(0, dtype=np.float32), "non-empty"),
+            (np.zeros((2, 4000), dtype=np.float32), "mono"),
+            (np.array([0.1, np.nan] * 2000, dtype=np.float32), "NaN"),
+            (np.array([0.1, np.inf] * 2000, dtype=np.float32), "NaN or infinity"),
+        ],
+    )
+    def test_what_cannot_be_encoded_is_an_utterance_error(self, codec: Codec, samples, message):
+        with pytest.raises(UtteranceError, match=message):
+            codec.encode(samples)
