@@ -89,7 +89,7 @@ class Quantiser:
         return decoded
 
     def codebooks(self) -> NDArray[np.float32]:
-        """Return the codewords, float32 of shape (n_layers, n_codewords, dim), each decoded with the others left out."""
+        """Return the codewords, float32 of shape (n_layers, n_codewords, dim), each decoded by itself."""
         n_bits = int(self._run_encoder(np.zeros(self.dim, dtype=np.float32))["output_1"])
         codebooks = np.empty((self.n_layers, 2**n_bits, self.dim), dtype=np.float32)
         for layer, codeword in np.ndindex(codebooks.shape[:2]):
