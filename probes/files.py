@@ -1,4 +1,4 @@
-"""Files that survive a kill: written whole and renamed, or appended line by line and synced, under one lock."""
+"""A results folder's files: appended to and synced under one lock, so that they survive a kill at any moment."""
 
 import contextlib
 import fcntl
@@ -103,18 +103,6 @@ def truncate_synced(path: Path, size: int) -> None:
     with output_errors(path), path.open("r+b") as file:
         file.truncate(size)
         os.fsync(file.fileno())
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a whole file under a temporary name, sync it, rename it into place and sync the folder."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with output_errors(path):
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

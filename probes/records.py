@@ -14,12 +14,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from featstore.atomic import write_once
 from probes.files import (
     FolderLock,
     OutputError,
     append_synced,
     output_errors,
-    replace_file,
     sync_folder,
     truncate_synced,
 )
@@ -120,7 +120,8 @@ class RecordFile:
         append_synced(path, b"")
         expected = _csv_text([], header=True) + _csv_text(records)
         if _read_bytes(self.folder / CSV_NAME) != expected:
-            replace_file(self.folder / CSV_NAME, expected)
+            with output_errors(self.folder / CSV_NAME), write_once(self.folder / CSV_NAME) as temporary:
+                temporary.write_bytes(expected)
         sync_folder(self.folder)
         return records
 

@@ -1,0 +1,175 @@
+"""Summaries of a results folder for people: a table for the terminal and ``report.md``."""
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from featstore.atomic import write_text_once
+from probes.files import output_errors
+from probes.selection import SETTINGS, TASKS, latest_records, mixed_settings, series_of, untrained_note
+from probes.tables import METRIC_HEADS, METRICS, Block, block_of
+from schemas.record import Record
+
+REPORT_NAME = "report.md"
+_WIDTH = 100
+_HEAD_WIDTH, _CELL_WIDTH = 15, 9
+
+
+def summary_table(records: Sequence[Record]) -> str:
+    """Return the plain-text summary, at most 100 columns wide: a block per codec, layers against scores.
+
+    Parameters
+    ----------
+    records : sequence of Record
+        In the order of writing; the last of each codec, layer, task and representation is shown.
+    """
+    if not records:
+        return "no records yet"
+    series = series_of(records)
+    parts = ["\n".join(_text_block(block_of(s))) for s in series]
+    notes = [note for note in (untrained_note(series), _superseded_note(records)) if note]
+    parts += [textwrap.fill(note, _WIDTH) for note in notes]
+    return "\n\n".join(parts)
+
+
+def _text_block(block: Block) -> list[str]:
+    groups = "".join(f"{task:>{2 * _CELL_WIDTH}}" for task in TASKS)
+    heads = [METRIC_HEADS[name] for task in TASKS for name, _ in METRICS[task]]
+    rule = "-" * (_HEAD_WIDTH + len(heads) * _CELL_WIDTH)
+    lines = textwrap.wrap(f"{block.title}: {block.caption}", _WIDTH)
+    lines += [" " * _HEAD_WIDTH + groups, _text_row("layer", heads), rule]
+    lines += [_text_row(head, cells) for head, cells in block.rows]
+    lines += [rule, *(_text_reference(head, cells) for head, cells in block.references)]
+    for note in block.notes:
+        lines += textwrap.wrap(note, _WIDTH, subsequent_indent="  ")
+    return lines
+
+
+def _text_row(head: str, cells: Iterable[str]) -> str:
+    """Return one line; the star of an unconverged fit stands in the gap, so that digits stay aligned."""
+    aligned = (f"{cell:>{_CELL_WIDTH}}" if cell.endswith("*") else f"{cell:>{_CELL_WIDTH - 1}} " for cell in cells)
+    return f"{head:>{_HEAD_WIDTH - 2}}  {''.join(aligned)}".rstrip()
+
+
+def _text_reference(head: str, cells: tuple[str, ...]) -> str:
+    if head.endswith("frames"):  # one number for both columns of a task
+        wide = (f"{cell:>{2 * _CELL_WIDTH - 1}} " for cell in cells[::2])
+        return f"{head:>{_HEAD_WIDTH - 2}}  {''.join(wide)}".rstrip()
+    return _text_row(head, cells)
+
+
+def summary_markdown(records: Sequence[Record]) -> str:
+    """Return the same summary as Markdown tables, with 95 % intervals where the records have them."""
+    if not records:
+        return "No records yet."
+    return "\n\n".join(_markdown_block(block_of(series, with_intervals=True)) for series in series_of(records))
+
+
+def _markdown_block(block: Block) -> str:
+    heads = [f"{task} {METRIC_HEADS[name]}" for task in TASKS for name, _ in METRICS[task]]
+    lines = [f"### {_escape(block.title)}", "", _escape(block.caption), "", _markdown_row("layer", heads)]
+    lines.append("| ---: " * (len(heads) + 1) + "|")
+    lines += [_markdown_row(head, cells) for head, cells in (*block.rows, *block.references)]
+    lines += ["", *(f"- {_escape(note)}" for note in block.notes)]
+    return "\n".join(lines)
+
+
+def _markdown_row(head: str, cells: Iterable[str]) -> str:
+    return "| " + " | ".join(_escape(cell) for cell in (head, *cells)) + " |"
+
+
+def _escape(text: str) -> str:
+    """Keep text from other hands (codec names, reasons) out of the Markdown syntax."""
+    for sign in "\\|*<":
+        text = text.replace(sign, f"\\{sign}")
+    return " ".join(text.split())
+
+
+def write_report(records: Sequence[Record], folder: Path) -> Path:
+    """Write ``report.md`` into a results folder, whole or not at all, and return its path.
+
+    Figures are embedded where ``figures/`` holds them. Equal records give equal bytes.
+    """
+    path = Path(folder) / REPORT_NAME
+    parts = ["# What each RVQ layer encodes: linear probes", *_notes(records), *_figures(Path(folder))]
+    parts += ["## Scores", summary_markdown(records), *_settings(records)]
+    with output_errors(path):
+        write_text_once(path, "\n\n".join(parts) + "\n")
+    return path
+
+
+def _notes(records: Sequence[Record]) -> list[str]:
+    """Return what a reader has to know before reading a number (Markdown, one list)."""
+    series = series_of(records)
+    notes = [untrained_note(series), _superseded_note(records), *_honesty_notes(latest_records(records))]
+    return ["## Read this first", "\n".join(f"- {_escape(note)}" for note in notes if note)]
+
+
+def _honesty_notes(records: list[Record]) -> list[str]:
+    tasks = {r["task"] for r in records}
+    notes = [
+        "A layer's embedding is its own codebook row (RVQ layers count from 1), not the sum up to it, unless a title "
+        "says cumulative or concat."
+    ]
+    if "speaker" in tasks:
+        notes.append(
+            "LibriSpeech speakers have few chapters, so speaker scores measure the recording session too: room, "
+            "microphone and channel are known with the voice."
+        )
+    if tasks & {"phoneme", "pitch"}:
+        notes.append(
+            "Training and evaluation utterances share their speakers by default; phoneme and pitch should also be "
+            "evaluated on unseen speakers (--eval-by speaker)."
+        )
+    if "pitch" in tasks:
+        notes.append("Pitch is probed on voiced frames only.")
+    if len({r["dim"] for r in records if r["dim"] is not None}) > 1:
+        notes.append(
+            "The codecs differ in embedding dimension. A linear probe on more dimensions is closer to a free lookup "
+            "table over the codes, so raw scores of different codecs are not like for like; compare layers within a "
+            "codec, and codecs by their lookup and oracle scores."
+        )
+    return notes
+
+
+def _superseded_note(records: Sequence[Record]) -> str | None:
+    """Say which records are shown, where the folder holds several per probe or several settings."""
+    latest = latest_records(records)
+    parts = []
+    if len(latest) < len(records):
+        n_older = len(records) - len(latest)
+        parts.append(
+            f"{len(records)} records, of which {n_older} older ones are not shown: the latest of each codec, layer, "
+            "task and representation counts"
+        )
+    mixed = mixed_settings(latest)
+    if mixed:
+        values = "; ".join(f"{name}: {', '.join(found)}" for name, found in mixed.items())
+        parts.append(f"several settings stand side by side in what is shown ({values})")
+    return ". ".join(part[0].upper() + part[1:] for part in parts) + "." if parts else None
+
+
+def _figures(folder: Path) -> list[str]:
+    names = [f"figures/{task}_probing" for task in TASKS if (folder / f"figures/{task}_probing.png").is_file()]
+    if not names:
+        return []
+    links = [f"![{name.split('/')[1].replace('_', ' ')}]({name}.png) ([PDF]({name}.pdf))" for name in names]
+    return ["## Figures", *links]
+
+
+def _settings(records: Sequence[Record]) -> list[str]:
+    latest = latest_records(records)
+    if not latest:
+        return []
+    lines = [f"| {name} | {_distinct(r[name] for r in latest)} |" for name in SETTINGS]
+    versions = sorted({(name, text) for r in latest for name, text in r["versions"].items()})
+    lines += [f"| {_escape(name)} version | {_escape(text)} |" for name, text in versions]
+    seconds = sum(r["seconds"] for r in latest)
+    lines.append(f"| fitting time | {seconds:,.1f} s over {len(latest)} probes |")
+    return ["## Settings and versions", "\n".join(["| what | value |", "| --- | --- |", *lines])]
+
+
+def _distinct(values: Iterable[object]) -> str:
+    """Return the distinct values as text; null, which is ``does not apply`` or ``default``, only when alone."""
+    texts = list(dict.fromkeys(str(value) for value in values if value is not None))
+    return ", ".join(_escape(text) for text in texts) or "default"
