@@ -52,10 +52,20 @@ def test_nothing_depends_on_the_scale_of_the_data(n_frames):
 
 
 def test_deep_layers_live_on_when_frames_are_few():
-    codebooks = residual_kmeans(_frames(2048, 32), 8, 512, seed=0)
+    X = _frames(1200, 32)
+    codebooks = residual_kmeans(X, 8, 512, seed=0)
     spread = codebooks.std(axis=1).mean(axis=1)
     assert (spread[1:] < spread[:-1]).all()
-    assert spread[-1] > 0.01 * spread[0]
+    codes = quantise(X, codebooks)
+    left = X - sum(codebooks[layer][codes[layer]] for layer in range(8))
+    # With plain cluster means most frames are reproduced exactly by layer 5, and the deeper layers are noise.
+    assert (np.abs(left).max(axis=1) < 1e-6).mean() < 0.05
+
+
+def test_a_codeword_is_drawn_towards_the_mean_by_one_frame():
+    X = np.array([[0, 0], [4, 0], [4, 0], [4, 0]], dtype=np.float32)
+    moved = _lloyd_step(X, np.array([[0, 0], [4, 0]], dtype=np.float32))
+    np.testing.assert_allclose(moved, [[(0 + 3) / 2, 0], [(3 * 4 + 3) / 4, 0]])
 
 
 def test_fewer_frames_than_codewords():
@@ -79,7 +89,6 @@ def test_a_codeword_without_frames_goes_where_the_error_is_largest():
     X = np.array([[0, 0], [0.1, 0], [5, 5], [0, 0.1]], dtype=np.float32)
     moved = _lloyd_step(X, np.array([[0, 0], [100, 100]], dtype=np.float32))
     np.testing.assert_array_equal(moved[1], [5, 5])
-    # the mean of four frames and of one pseudo-frame at the overall mean
     np.testing.assert_allclose(moved[0], X.mean(axis=0), rtol=1e-6)
 
 
