@@ -522,7 +522,14 @@ def _results(records: list[dict[str, Any]], folder: Path, as_json: bool) -> str:
     if as_json:
         return json.dumps(records, indent=1)
     drawn = ", ".join(str(path) for path in figures if path.suffix == ".png")
-    return f"{summary_table(records)}\n\nfigures: {drawn}\nrecords: {folder / 'records.csv'}, {folder / 'records.jsonl'}\nreport:  {report_path}"
+    return "\n".join(
+        [
+            f"{summary_table(records)}\n",
+            f"figures: {drawn}",
+            f"records: {folder / 'records.csv'}, {folder / 'records.jsonl'}",
+            f"report:  {report_path}",
+        ]
+    )
 
 
 def _store_text(path: Path) -> str:

@@ -3,8 +3,9 @@
 import hashlib
 import io
 from dataclasses import dataclass
-from math import gcd
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,7 +80,7 @@ def _check_length(path: Path, n_samples: int, sample_rate_hz: int) -> None:
 
 
 def resample(samples: NDArray[np.float32], from_hz: int, to_hz: int) -> NDArray[np.float32]:
-    """Resample mono audio with torchaudio's windowed sinc, the resampler the codecs' own tools use.
+    """Resample mono audio with torchaudio's windowed sinc, exactly as EnCodec's ``convert_audio`` does.
 
     Parameters
     ----------
@@ -93,10 +94,15 @@ def resample(samples: NDArray[np.float32], from_hz: int, to_hz: int) -> NDArray[
     if from_hz == to_hz:
         return samples
     import torch
-    from torchaudio.functional import resample as torchaudio_resample
 
-    common = gcd(from_hz, to_hz)
     with torch.inference_mode():
-        resampled = torchaudio_resample(torch.from_numpy(samples), from_hz // common, to_hz // common)
+        resampled = _resampler(from_hz, to_hz)(torch.from_numpy(samples)[None])[0]
     result: NDArray[np.float32] = resampled.numpy()
     return result
+
+
+@cache
+def _resampler(from_hz: int, to_hz: int) -> Any:
+    from torchaudio.transforms import Resample
+
+    return Resample(from_hz, to_hz)

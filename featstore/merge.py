@@ -9,9 +9,17 @@ from typing import Any
 import numpy as np
 
 from featstore.errors import StoreError
-from featstore.shard import LAYOUT_OPTIONS
 from featstore.store import BLOCK_FRAMES, Store
-from featstore.writer import CodecHeader, Compression, Layout, ShardRow, StoreHeader, StoreWriter, UtteranceRow
+from featstore.writer import (
+    LAYOUT_OPTIONS,
+    CodecHeader,
+    Compression,
+    Layout,
+    ShardRow,
+    StoreHeader,
+    StoreWriter,
+    UtteranceRow,
+)
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,8 @@ from featstore.corpora.base import Utterance
 from featstore.errors import StoreError, UtteranceError
 from featstore.extract import UtteranceFrames, extract_utterance
 from featstore.store import Store
-from featstore.writer import CodecHeader, ShardRow, StoreHeader, StoreWriter, UtteranceRow
+from featstore.writer import LAYOUT_OPTIONS, CodecHeader, ShardRow, StoreHeader, StoreWriter, UtteranceRow
 from schemas.errors import SchemaError
-
-# Options that change how a store is written but not what it says.
-LAYOUT_OPTIONS = ("embeddings", "compression")
 
 
 @dataclass(frozen=True)

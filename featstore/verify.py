@@ -31,7 +31,7 @@ def verify_store(path: Path, full: bool = False) -> None:
         if not problems and full:
             for name in store.codec_names:
                 problems += _frames(store[name])
-            if content_digest(store) != store.content_digest:
+            if not problems and content_digest(store) != store.content_digest:
                 problems.append("/@content_digest: differs from the content: the file was changed after it was built")
     if problems:
         more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""

@@ -26,6 +26,8 @@ from schemas.store import STORE_FORMAT, STORE_FORMAT_VERSION, store_spec
 
 Layout = Literal["dense", "factored"]
 Compression = Literal["zstd", "gzip", "none"]
+# Build options that change how a store is written but not what it says.
+LAYOUT_OPTIONS = ("embeddings", "compression")
 _CHUNK_BYTES = 4 << 20  # an embedding chunk: half of HDF5 2.0's chunk cache
 
 

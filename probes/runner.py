@@ -4,13 +4,11 @@ import hashlib
 import json
 import logging
 import platform
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +18,7 @@ from probes.backends.base import Backend
 from probes.backends.registry import backend as backend_called
 from probes.backends.registry import resolve
 from probes.errors import BackendError, ProbeError
-from probes.estimator import save_probe
+from probes.estimator import FittedProbe, save_probe
 from probes.problem import Fit, FitOptions
 from probes.questions import ClassQuestion, NotApplicable, PitchQuestion, Settings, class_question, pitch_question
 from probes.records import RecordFile
@@ -30,6 +28,25 @@ from probes.tasks import TASKS, Phones, Task
 from schemas.record import Record, empty_record
 
 LOG = logging.getLogger(__name__)
+# What a saved probe says of itself.
+_DESCRIBED = (
+    "probe_key",
+    "codec",
+    "layer",
+    "task",
+    "representation",
+    "weights",
+    "weights_sha256",
+    "phones",
+    "keep_silence",
+    "standardize",
+    "class_weight",
+    "C",
+    "n_train",
+    "n_iter",
+    "outcome",
+    "content_digest",
+)
 Progress = Callable[[int, int, str], None]  # (done, total, what)
 
 
@@ -104,7 +121,9 @@ def run_probes(
         finished = results.finished_keys()
         n_done = sum(job.key in finished for job in jobs)
         if n_done:
-            LOG.info("%d of %d probes were recorded before with these settings; they are not repeated", n_done, len(jobs))
+            LOG.info(
+                "%d of %d probes were recorded before with these settings; they are not repeated", n_done, len(jobs)
+            )
         counted: tuple[tuple[str, Path], Statistics] | None = None
         for job in jobs:
             if job.key in finished:
@@ -184,7 +203,7 @@ def _probe(
         record |= class_scores(question, fit)
     else:
         record |= pitch_scores(question, fit)
-    return record | {"probe_file": _save(job, question, fit, output)}
+    return record | {"probe_file": _save(job, question, fit, record, output)}
 
 
 def _fit(question: ClassQuestion | PitchQuestion, used: Backend, options: ProbeOptions) -> Fit:
@@ -243,9 +262,13 @@ def _versions(used: Backend) -> dict[str, str]:
     return {"rvqprobe": __version__, "python": platform.python_version(), "numpy": np.__version__} | used.versions()
 
 
-def _save(job: _Job, question: ClassQuestion | PitchQuestion, fit: Fit, output: Path) -> str:
-    name = f"probes/{job.frames.name}-layer{job.layer:02d}-{job.task}-{job.key[:8]}.npz"
-    (output / "probes").mkdir(exist_ok=True)
-    classes = question.classes if isinstance(question, ClassQuestion) else ()
-    save_probe(output / name, fit, question.standardiser.mean, question.standardiser.scale, classes)
-    return name
+def _save(job: _Job, question: ClassQuestion | PitchQuestion, fit: Fit, record: Record, output: Path) -> str:
+    """Write the probe and return the name of its description, relative to the results folder."""
+    name = f"{job.frames.name}-layer{job.layer:02d}-{job.task}-{job.key[:8]}"
+    shared = {key: record[key] for key in _DESCRIBED}
+    mean, scale = question.standardiser.mean, question.standardiser.scale
+    if isinstance(question, ClassQuestion):
+        probe = FittedProbe("logistic", fit.coef, fit.intercept, mean, scale, np.array(question.classes), shared)
+    else:
+        probe = FittedProbe("linear", fit.coef, fit.intercept, mean, scale, None, shared)
+    return str(save_probe(output / "probes" / name, probe).relative_to(output))

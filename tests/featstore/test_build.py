@@ -1,0 +1,385 @@
+"""Building a store from audio and alignments, with the tiny codec."""
+
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+
+from featstore import build as build_module
+from featstore.build import build_store
+from featstore.codecs.choose import WeightsRequest, parse_weights
+from featstore.errors import FeatstoreError, StoreError, UnknownNameError, WeightsError
+from featstore.labels.alignment import read_alignment, token_phonemes
+from featstore.merge import merge_stores
+from featstore.plan import BuildOptions, plan_build, plan_text, result_text
+from featstore.store import Store
+from featstore.verify import verify_store
+from tests.support import tiny_codec
+from tests.support.corpus import make_tiny_corpus, textgrid_text
+
+
+@pytest.fixture
+def options(tiny, tiny_corpus, tmp_path):
+    def make(**changes):
+        values = {
+            "librispeech_root": tiny_corpus.librispeech_root,
+            "alignments_root": tiny_corpus.alignments_root,
+            "split": tiny_corpus.split,
+            "output": tmp_path / "out" / "store.h5",
+            "weights": {tiny_codec.NAME: WeightsRequest("untrained")},
+            "eval_frac": 0.25,
+            "shard_utterances": 5,
+        }
+        return BuildOptions(**values | changes)
+
+    return make
+
+
+def digest_of(path):
+    with Store(path) as store:
+        return store.content_digest
+
+
+def test_build_makes_a_verified_store(options, tiny_corpus):
+    plan = plan_build(options())
+    assert len(plan.slices) == 5
+    assert "would build" in plan_text(plan)
+    result = build_store(plan)
+    assert (result.n_built, result.n_reused, result.skipped) == (5, 0, {})
+    assert "5 shards built" in result_text(plan, result)
+    verify_store(result.path, full=True)
+    assert not plan.shards_folder.exists()
+    assert plan.split_path.exists()
+    with Store(result.path) as store:
+        assert store.n_utterances == tiny_corpus.n_utterances
+        assert store.strings("vocab/speakers") == ["101", "102", "103"]
+        assert store.numbers("utterances/split").sum() == 6
+        assert store["tiny"].weights == "untrained"
+        assert set(store.numbers("utterances/shard")) == set(range(5))
+
+
+def test_frames_are_those_of_codec_and_alignment(options, tiny_corpus):
+    path = build_store(plan_build(options())).path
+    with Store(path) as store:
+        frames = store["tiny"]
+        codec = tiny_codec.load(
+            tiny_codec.Checkpoint(path.with_name("store.h5.weights") / "tiny.npz", "untrained"), "cpu"
+        )
+        names, vocabulary = store.strings("utterances/id"), store.strings("vocab/phonemes")
+        for place in (0, 11, 23):
+            start, stop = frames.offsets[place : place + 2]
+            audio, _ = soundfile.read(next(tiny_corpus.librispeech_root.rglob(f"{names[place]}.flac")), dtype="float32")
+            from featstore.audio import resample
+
+            samples = resample(audio, 16_000, 8_000)
+            np.testing.assert_array_equal(frames.codes(start, stop), codec.encode(samples))
+            alignment = read_alignment(next(tiny_corpus.alignments_root.rglob(f"{names[place]}.TextGrid")))
+            expected = token_phonemes(alignment, int(stop - start), 160, 8_000)
+            assert [vocabulary[index] for index in frames.labels("phoneme", start, stop)] == expected.tolist()
+            f0 = frames.labels("f0", start, stop)
+            assert 0.1 < np.isfinite(f0).mean() < 0.9
+            assert 60 <= np.nanmin(f0) <= np.nanmax(f0) <= 500
+
+
+@pytest.mark.parametrize("changes", [{"embeddings": "factored"}, {"compression": "gzip"}, {"shard_utterances": 100}])
+def test_digest_is_independent_of_how_it_is_built(options, tmp_path, changes):
+    reference = build_store(plan_build(options())).path
+    other = build_store(plan_build(options(output=tmp_path / "other" / "store.h5", **changes))).path
+    assert digest_of(other) == digest_of(reference)
+
+
+def test_third_party_slices_merge_to_the_whole(options, tmp_path):
+    whole = build_store(plan_build(options())).path
+    parts = []
+    for index in (3, 1, 2):
+        plan = plan_build(options(output=tmp_path / "array" / "store.h5", shard=(index, 3)))
+        result = build_store(plan)
+        assert result.path is None
+        assert "merge-stores" in result_text(plan, result)
+        parts.append(result.shard_path)
+        again = build_store(plan)
+        assert (again.n_built, again.n_reused) == (0, 1)
+    merge_stores(parts, tmp_path / "array" / "store.h5")
+    assert digest_of(tmp_path / "array" / "store.h5") == digest_of(whole)
+    with Store(tmp_path / "array" / "store.h5") as store:
+        assert store["tiny"].layout == "dense"
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("after", [1, 7, 12, 23])
+def test_interrupted_build_resumes(options, tmp_path, after):
+    reference = digest_of(build_store(plan_build(options())).path)
+    plan = plan_build(options(output=tmp_path / "again" / "store.h5"))
+
+    def stop(done, total, what):
+        if what == "encode" and done >= after:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        build_store(plan, stop)
+    assert not plan.options.output.exists()
+    assert not list(plan.options.output.parent.rglob("*.partial"))
+    result = build_store(plan)
+    assert result.n_reused == after // 5
+    assert result.n_built == 5 - after // 5
+    assert digest_of(result.path) == reference
+
+
+def test_finished_build_is_found(options):
+    build_store(plan_build(options()))
+    result = build_store(plan_build(options()))
+    assert (result.n_built, result.n_reused) == (0, 5)
+
+
+def test_other_options_on_finished_work_are_refused(options, monkeypatch):
+    plan = plan_build(options())
+
+    def failing(*args, **kwargs):
+        raise Interrupted
+
+    monkeypatch.setattr(build_module, "merge_stores", failing)
+    with pytest.raises(Interrupted):
+        build_store(plan)
+    with pytest.raises(StoreError, match="f0 'yin' there, 'pyin' now"):
+        build_store(plan_build(options(f0="pyin")))
+    monkeypatch.undo()
+    build_store(plan)
+    with pytest.raises(StoreError, match=r"max_utterances 0 there, 9 now.*choose another --output"):
+        build_store(plan_build(options(max_utterances=9)))
+    with pytest.raises(StoreError, match="a store with another layout stands there"):
+        build_store(plan_build(options(embeddings="factored")))
+
+
+def test_damaged_shard_is_built_again(options):
+    plan = plan_build(options(shard=(1, 4)))
+    path = build_store(plan).shard_path
+    path.write_bytes(path.read_bytes()[:5000])
+    assert build_store(plan).n_built == 1
+    verify_store(path, full=True)
+
+
+@pytest.fixture
+def own_corpus(tmp_path):
+    return make_tiny_corpus(tmp_path / "own", n_speakers=2, n_utterances=4)
+
+
+def own(options, corpus, **changes):
+    return options(librispeech_root=corpus.librispeech_root, alignments_root=corpus.alignments_root, **changes)
+
+
+def spoil_audio(write):
+    return lambda audio, textgrid: write(audio)
+
+
+def spoil_textgrid(text):
+    return lambda audio, textgrid: textgrid.write_text(text)
+
+
+SPOILT = {
+    "truncated FLAC": (spoil_audio(lambda path: path.write_bytes(path.read_bytes()[:3000])), "0000.flac"),
+    "empty FLAC": (spoil_audio(lambda path: path.write_bytes(b"")), "do not decode"),
+    "text for audio": (spoil_audio(lambda path: path.write_text("hello")), "do not decode"),
+    "silence": (spoil_audio(lambda path: soundfile.write(path, np.zeros(20_000), 16_000)), "every sample is zero"),
+    "very short": (spoil_audio(lambda path: soundfile.write(path, np.ones(160) / 2, 16_000)), "0.010 s"),
+    "no TextGrid": (lambda audio, textgrid: textgrid.unlink(), "expected 101-7-0000.TextGrid"),
+    "empty TextGrid": (spoil_textgrid(""), "TextGrid"),
+    "no phones tier": (spoil_textgrid(textgrid_text([(0.0, 1.0, "AA1")], tier="words")), "phones"),
+    "too long TextGrid": (spoil_textgrid(textgrid_text([(0.0, 60.0, "AA1")])), "TextGrid|alignment"),
+    "latin-1 TextGrid": (
+        lambda audio, textgrid: textgrid.write_bytes(textgrid_text([(0.0, 1.0, "é")]).encode("latin-1")),
+        "TextGrid",
+    ),
+    "misplaced": (lambda audio, textgrid: shutil.move(audio, audio.with_name("101-9-0000.flac")), "expected at"),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILT)
+def test_one_bad_utterance_is_skipped_and_listed(options, own_corpus, spoil):
+    damage, message = SPOILT[spoil]
+    damage(
+        next(own_corpus.librispeech_root.rglob("101-7-0000.flac")),
+        next(own_corpus.alignments_root.rglob("101-7-0000.TextGrid")),
+    )
+    result = build_store(plan_build(own(options, own_corpus)))
+    verify_store(result.path, full=True)
+    ((name, reason),) = result.skipped.items()
+    assert name in ("101-7-0000", "101-9-0000")
+    assert "\n" not in reason
+    import re
+
+    assert re.search(message, reason), reason
+    with Store(result.path) as store:
+        assert store.n_utterances == 7
+        assert store.strings("skipped/id") == [name]
+
+
+@pytest.mark.parametrize(("rate_hz", "n_channels"), [(44_100, 2), (8_000, 1), (48_000, 1)])
+def test_any_rate_and_channel_count_is_brought_to_the_codec(options, own_corpus, rate_hz, n_channels):
+    path = next(own_corpus.librispeech_root.rglob("101-7-0000.flac"))
+    from featstore.audio import read_audio, resample
+
+    samples = resample(read_audio(path).samples, 16_000, rate_hz)
+    soundfile.write(path, np.repeat(samples[:, None], n_channels, axis=1), rate_hz)
+    result = build_store(plan_build(own(options, own_corpus)))
+    assert not result.skipped
+    with Store(result.path) as store:
+        assert store.numbers("utterances/sample_rate_hz")[0] == rate_hz
+        assert store["tiny"].offsets[1] == -(-len(samples) * 8_000 // rate_hz // 160)
+
+
+def test_repaired_input_is_built_again(options, own_corpus):
+    audio = next(own_corpus.librispeech_root.rglob("101-7-0000.flac"))
+    whole = audio.read_bytes()
+    audio.write_bytes(b"")
+    plan = plan_build(own(options, own_corpus, shard=(1, 2)))
+    assert build_store(plan).skipped
+    audio.write_bytes(whole)
+    again = build_store(plan)
+    assert (again.n_built, again.skipped) == (1, {})
+
+
+def test_changed_inputs_of_a_finished_store_are_refused(options, own_corpus):
+    build_store(plan_build(own(options, own_corpus)))
+    audio = next(own_corpus.librispeech_root.rglob("101-7-0003.flac"))
+    shutil.copy(next(own_corpus.librispeech_root.rglob("101-7-0001.flac")), audio)
+    with pytest.raises(StoreError, match="other input files"):
+        # the weights are made of this corpus too; keep them, so that only the inputs differ
+        build_store(plan_build(own(options, own_corpus, weights=kept_weights(options))))
+
+
+def kept_weights(options):
+    folder = options().output.with_name("store.h5.weights")
+    assert (folder / "tiny.npz").exists()
+    # the same file, so the same hash; named as untrained weights are
+    note = (folder / "tiny.json").read_text()
+    import json
+
+    from featstore.codecs import choose
+
+    recipe = json.loads(note)["recipe_sha256"]
+    original = choose._sample
+    choose._sample = lambda *args: (original(*args)[0], recipe)
+    return {tiny_codec.NAME: WeightsRequest("untrained")}
+
+
+@pytest.fixture(autouse=True)
+def restore_sample():
+    from featstore.codecs import choose
+
+    original = choose._sample
+    yield
+    choose._sample = original
+
+
+def test_no_usable_utterance_is_an_error(options, own_corpus):
+    for path in own_corpus.alignments_root.rglob("*.TextGrid"):
+        path.write_text("no grid")
+    plan = plan_build(own(options, own_corpus))
+    with pytest.raises(StoreError, match="none of 8 utterances can be used; the first: "):
+        build_store(plan)
+    assert not plan.options.output.exists()
+
+
+def test_untrained_weights_are_made_once(options, monkeypatch):
+    plan = plan_build(options())
+    build_store(plan)
+    made = []
+    real = tiny_codec.make_untrained
+    family = tiny_codec.FAMILY
+    from dataclasses import replace
+
+    from featstore.codecs.registry import register_codec
+
+    register_codec(replace(family, make_untrained=lambda *args: made.append(1) or real(*args)))
+    build_store(plan)
+    assert made == []
+    (plan.weights_folder / "tiny.npz").write_bytes(b"damaged")
+    build_store(plan)
+    assert made == [1]
+
+
+def test_checkpoint_of_a_user(options, tmp_path):
+    first = build_store(plan_build(options())).path
+    weights = {tiny_codec.NAME: WeightsRequest("checkpoint", first.with_name("store.h5.weights") / "tiny.npz")}
+    second = build_store(plan_build(options(output=tmp_path / "b" / "b.h5", weights=weights))).path
+    with Store(first) as a, Store(second) as b:
+        assert (a["tiny"].weights, b["tiny"].weights) == ("untrained", "checkpoint")
+        assert a["tiny"].weights_sha256 == b["tiny"].weights_sha256
+        np.testing.assert_array_equal(a["tiny"].codes(0, 500), b["tiny"].codes(0, 500))
+
+
+def test_parse_weights(tiny):
+    codecs = ["encodec", "tiny"]
+    kinds = {name: request.kind for name, request in parse_weights(codecs, [], {}).items()}
+    assert kinds == {"encodec": "pretrained", "tiny": "pretrained"}
+    mixed = parse_weights(
+        codecs, ["tiny=a/b.npz", "untrained"], {"encodec": ("e.th", None), "speechtokenizer": (None, None)}
+    )
+    assert (mixed["encodec"].kind, mixed["encodec"].path) == ("checkpoint", "e.th")
+    assert (mixed["tiny"].kind, str(mixed["tiny"].path)) == ("checkpoint", "a/b.npz")
+    with pytest.raises(WeightsError, match="expected pretrained, untrained or NAME="):
+        parse_weights(codecs, ["trained"], {})
+    with pytest.raises(UnknownNameError, match="unknown codec 'dac'"):
+        parse_weights(codecs, ["dac=untrained"], {})
+    with pytest.raises(WeightsError, match="give both files"):
+        parse_weights(["speechtokenizer"], [], {"speechtokenizer": (None, "config.json")})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"f0": "dio"}, "yin"),
+        ({"weights": {}}, "no codec was asked for"),
+        ({"weights": {"dac": WeightsRequest("pretrained")}}, "unknown codec 'dac'"),
+        ({"eval_frac": 1.0}, "--eval-frac"),
+        ({"shard": (4, 3)}, "--shard 4/3"),
+        ({"weights": {"tiny": WeightsRequest("checkpoint", "absent.npz")}}, "found no file"),
+    ],
+)
+def test_wrong_options(options, changes, message):
+    if "weights" in changes:
+        from pathlib import Path
+
+        changes["weights"] = {
+            name: WeightsRequest(request.kind, request.path and Path(request.path))
+            for name, request in changes["weights"].items()
+        }
+    with pytest.raises(FeatstoreError, match=message):
+        build_store(plan_build(options(**changes)))
+
+
+def test_output_that_is_a_folder(options, tmp_path):
+    with pytest.raises(StoreError, match="found a folder"):
+        plan_build(options(output=tmp_path))
+
+
+def test_too_small_a_disk_names_the_flag_that_fits(options, monkeypatch):
+    from collections import namedtuple
+
+    from featstore import sizes
+
+    usage = namedtuple("usage", "free")
+    plan = plan_build(options())
+    monkeypatch.setattr(sizes.shutil, "disk_usage", lambda path: usage(plan.sizes.bytes_needed("factored") + 10))
+    with pytest.raises(StoreError, match="use --embeddings factored, which needs"):
+        plan_build(options())
+    plan_build(options(embeddings="factored"))
+    monkeypatch.setattr(sizes.shutil, "disk_usage", lambda path: usage(10))
+    with pytest.raises(StoreError, match="10 B are free; free some space"):
+        plan_build(options())
+
+
+def test_split_is_reused_and_subset_does_not_change_it(options):
+    first = plan_build(options())
+    build_store(first)
+    small = plan_build(options(max_utterances=6, output=first.options.output.with_name("small.h5")))
+    assert small.split == first.split
+    assert len(small.utterances) == 6
+    with pytest.raises(FeatstoreError, match="--force-resplit"):
+        plan_build(options(seed=1))
+    resplit = plan_build(options(seed=1, force_resplit=True, output=first.options.output.with_name("other.h5")))
+    assert resplit.split != first.split

@@ -1,0 +1,86 @@
+import h5py
+import numpy as np
+import pytest
+
+from featstore.errors import StoreError
+from featstore.merge import merge_stores
+from featstore.store import Store
+from featstore.verify import verify_store
+from tests.support.stores import StoreRecipe, write_store
+
+RECIPE = StoreRecipe()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    path = write_store(tmp_path_factory.mktemp("whole") / "whole.h5", RECIPE)
+    with Store(path) as store:
+        return store.content_digest
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [[range(0, 5), range(5, 12)], [[11, 3, 0], [1, 2, 4, 5, 6], [7, 8, 9, 10]], [range(0, 12, 2), range(1, 12, 2), []]],
+)
+@pytest.mark.parametrize("layout", ["dense", "factored", None])
+def test_merge_in_any_order_gives_the_whole(tmp_path, whole, parts, layout):
+    paths = [write_store(tmp_path / f"{index}.h5", RECIPE, only=part) for index, part in enumerate(parts)]
+    for order in (paths, paths[::-1]):
+        merge_stores(order, tmp_path / "merged.h5", layout)
+        verify_store(tmp_path / "merged.h5", full=True)
+        with Store(tmp_path / "merged.h5") as store:
+            assert store.content_digest == whole
+            assert store["alpha"].layout == (layout or "factored")
+            assert store.json_attribute("build_options") == {"seed": 42, "f0": "yin"}
+        (tmp_path / "merged.h5").unlink()
+
+
+def test_vocabularies_are_united(tmp_path):
+    paths = [write_store(tmp_path / f"{index}.h5", RECIPE, only=part) for index, part in enumerate([[0, 1], [2, 3]])]
+    with h5py.File(paths[1], "r+") as file:
+        labels = [label.decode() for label in file["vocab/phonemes"][()]]
+        renamed = [label.replace("AH0", "ZH") for label in labels]
+        del file["vocab/phonemes"]
+        file["vocab/phonemes"] = np.array([label.encode() for label in renamed], dtype=h5py.string_dtype("utf-8", 3))
+    merge_stores(paths, tmp_path / "merged.h5")
+    with Store(tmp_path / "merged.h5") as merged, Store(paths[1]) as part:
+        names = merged.strings("vocab/phonemes")
+        assert names == sorted({*labels, "ZH"})
+        place = merged.strings("utterances/id").index(part.strings("utterances/id")[0])
+        start = int(merged["beta"].offsets[place])
+        got = [names[index] for index in merged["beta"].labels("phoneme", start, start + 20)]
+        assert got == [renamed[index] for index in part["beta"].labels("phoneme", 0, 20)]
+
+
+def test_overlap_is_refused_by_name(tmp_path):
+    paths = [write_store(tmp_path / f"{index}.h5", RECIPE, only=part) for index, part in enumerate([[0, 1], [1, 2]])]
+    with pytest.raises(StoreError, match=r"s1-1-0001 stands both in .*0\.h5 and in .*1\.h5"):
+        merge_stores(paths, tmp_path / "merged.h5")
+    assert not (tmp_path / "merged.h5").exists()
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (StoreRecipe(codecs=("alpha",)), "expected the codecs of"),
+        (StoreRecipe(weights="pretrained"), "weights is pretrained, in .* it is untrained"),
+        (StoreRecipe(seed=1), "codebooks differ"),
+    ],
+)
+def test_different_codecs_are_refused(tmp_path, other, message):
+    paths = [write_store(tmp_path / "0.h5", RECIPE, only=[0]), write_store(tmp_path / "1.h5", other, only=[1])]
+    with pytest.raises(StoreError, match=message):
+        merge_stores(paths, tmp_path / "merged.h5")
+
+
+def test_different_f0_methods_are_refused(tmp_path):
+    paths = [write_store(tmp_path / f"{index}.h5", RECIPE, only=[index]) for index in range(2)]
+    with h5py.File(paths[1], "r+") as file:
+        file.attrs["build_options"] = np.bytes_(b'{"seed": 42, "f0": "pyin"}')
+    with pytest.raises(StoreError, match=r"yin in .*0\.h5; pyin in .*1\.h5"):
+        merge_stores(paths, tmp_path / "merged.h5")
+
+
+def test_nothing_to_merge(tmp_path):
+    with pytest.raises(StoreError, match="no store to merge"):
+        merge_stores([], tmp_path / "merged.h5")
