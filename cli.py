@@ -218,8 +218,8 @@ def main() -> None:
 def demo(output: Path, speakers: int, utterances: int, seed: int, quiet: bool) -> None:
     """Run the whole study on a synthetic corpus, with no downloads: corpus, store, 72 probes, figures.
 
-    EnCodec and SpeechTokenizer run with UNTRAINED weights (a control: random networks, k-means codebooks), beside melrvq,
-    the acoustic baseline.
+    EnCodec and SpeechTokenizer run with UNTRAINED weights (a control: random networks, k-means codebooks), beside
+    melrvq, the acoustic baseline.
 
     Example:  python cli.py demo --output results
     """
@@ -291,7 +291,7 @@ def build_store_command(quiet: bool, dry_run: bool, **arguments: Any) -> None:
 
     Finished shards are kept: after an interruption run the same command again.
 
-    Example:  python cli.py build-store --librispeech-root LibriSpeech --alignments-root alignments --output store.h5
+    Example:  python cli.py build-store --librispeech-root LibriSpeech --alignments-root alignments --output s.h5
     """
     _start(quiet)
     weights = _weights(arguments)
@@ -389,9 +389,8 @@ def report(folder: Path, as_json: bool) -> None:
     Example:  python cli.py report results
     """
     _start(quiet=True)
-    from probes.report import no_records_error
-
     from probes.records import read_records
+    from probes.report import no_records_error
 
     records = read_records(folder)
     if not records:
@@ -410,8 +409,7 @@ def report(folder: Path, as_json: bool) -> None:
 def study(output: Path, as_json: bool, quiet: bool, **arguments: Any) -> None:
     """Run the whole study on LibriSpeech: build-store, then probe, then figures and report.
 
-    Example:  python cli.py study --librispeech-root LibriSpeech --alignments-root alignments --st-ckpt SpeechTokenizer.pt
-    --st-config config.json
+    Example:  python cli.py study --librispeech-root LibriSpeech --alignments-root alignments --weights untrained
     """
     _start(quiet)
     probing = {name: arguments.pop(name) for name in _PROBE_ARGUMENTS}
@@ -504,9 +502,8 @@ def _build(quiet: bool, **arguments: Any) -> str:
 
 
 def _probe(stores: list[Path], output: Path, quiet: bool, arguments: dict[str, Any], as_json: bool = False) -> str:
-    from probes.runner import ProbeOptions, run_probes
-
     from featstore.progress import ProgressBar
+    from probes.runner import ProbeOptions, run_probes
 
     with ProgressBar("probe", quiet) as bar:
         records = run_probes(stores, output, ProbeOptions(**arguments), bar)

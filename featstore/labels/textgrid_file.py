@@ -1,0 +1,174 @@
+"""Read one interval tier of a Praat TextGrid file, or say in one line why it cannot be read.
+
+The package ``textgrid`` does the parsing. It leaves three things to its caller, which this module takes over:
+
+- it raises whatever went wrong inside it (AttributeError on a truncated file, IndexError, UnicodeDecodeError, ...);
+- it drops, without a word, every interval whose start is not below its end, so a NaN or a reversed interval would
+  become silence: the times are looked at before;
+- its reading time grows with the square of the length of an unclosed text: lengths are bounded before.
+
+File format: https://www.fon.hum.uva.nl/praat/manual/TextGrid_file_formats.html
+"""
+
+import codecs
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+from featstore.errors import UtteranceError
+
+MAX_FILE_BYTES = 16 * 2**20
+MAX_INTERVALS = 1_000_000
+MAX_DURATION_S = 86_400.0
+# Longest stretch of text between two double quotes, and longest label; the longest real ones have 150 and 20.
+MAX_PIECE_CHARS = 10_000
+MAX_LABEL_CHARS = 64
+
+# More digits than any aligner writes; the package's default of 5 would round to 10 microseconds.
+_ROUND_DIGITS = 9
+
+
+class TimedLabel(NamedTuple):
+    """One interval of a tier: start and end in seconds from the start of the recording, and its text."""
+
+    start_s: float
+    end_s: float
+    label: str
+
+
+def read_interval_tier(path: Path, tier: str) -> tuple[list[TimedLabel], float]:
+    """Read the intervals of one tier.
+
+    Long and short text form, UTF-8 with or without byte order mark, and UTF-16 with one are read. Zero-length
+    intervals are left out: they label no time.
+
+    Parameters
+    ----------
+    path : Path
+        The TextGrid.
+    tier : str
+        Name of the tier, e.g. ``phones``; its case counts.
+
+    Returns
+    -------
+    intervals : list of TimedLabel
+        In time order, not overlapping, empty labels kept.
+    end_s : float
+        The end of the grid in seconds.
+
+    Raises
+    ------
+    UtteranceError
+        When the file is missing, too large, not text, not a TextGrid, damaged, or has no such interval tier; the
+        message names the file.
+    """
+    text, encoding = _decode(path, _read_bytes(path))
+    problem = _find_problem(text)
+    if problem is not None:
+        raise _refusal(path, problem)
+    grid = _parse(path, encoding)
+    named = [t for t in grid.tiers if t.name == tier]
+    if len(named) != 1 or not hasattr(named[0], "intervals"):
+        kinds = [f"{t.name!r}" + ("" if hasattr(t, "intervals") else " (points)") for t in grid.tiers]
+        raise _refusal(path, f"expected one interval tier {tier!r}, found the tiers {', '.join(kinds) or 'none'}")
+    intervals = [TimedLabel(i.minTime, i.maxTime, i.mark) for i in named[0].intervals]
+    if not intervals:
+        raise _refusal(path, f"the tier {tier!r} holds no interval")
+    longest = max(len(i.label) for i in intervals)
+    if longest > MAX_LABEL_CHARS:
+        raise _refusal(path, f"a label of tier {tier!r} has {longest} characters, at most {MAX_LABEL_CHARS} are read")
+    return intervals, float(grid.maxTime)
+
+
+def _refusal(path: Path, problem: str) -> UtteranceError:
+    return UtteranceError(f"{path}: {problem}; repair or replace this TextGrid (Praat opens and checks it)")
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        with path.open("rb") as source:
+            content = source.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise UtteranceError(f"{path}: cannot read the TextGrid: {error.strerror or error}") from error
+    if len(content) > MAX_FILE_BYTES:
+        raise _refusal(path, f"larger than {MAX_FILE_BYTES // 2**20} MiB, which no alignment of an utterance needs")
+    if not content.strip():
+        raise _refusal(path, "the file is empty")
+    return content
+
+
+def _decode(path: Path, content: bytes) -> tuple[str, str]:
+    """Return the whole text and its encoding; the package itself only tries the first line."""
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    encoding = "utf-16" if is_utf16 else "utf-8-sig"
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        where = f"byte {error.start} of {len(content)}"
+        found = "broken UTF-16" if is_utf16 else "neither UTF-8 nor UTF-16"
+        raise _refusal(path, f"the text is {found} ({where}); save it as UTF-8") from error
+    if "\0" in text:
+        raise _refusal(path, "NUL characters in the text (a binary file, or UTF-16 without byte order mark)")
+    return text, encoding
+
+
+def _find_problem(text: str) -> str | None:
+    """Look for what the package would hang on, or drop in silence.
+
+    Between two texts in double quotes a TextGrid, long or short, holds either the two times of an interval (five
+    numbers before a tier's first: the tier's start, end, count, and the two times), or one time of a point (four
+    before the first), or a header (three): so the count of numbers tells what they are.
+    """
+    pieces = text.split('"')
+    if len(pieces) % 2 == 0:
+        return "a text in double quotes does not end: the file is truncated or damaged"
+    if max(map(len, pieces)) > MAX_PIECE_CHARS:
+        return f"more than {MAX_PIECE_CHARS} characters in one label or between two: not a TextGrid in text form"
+    n_intervals = 0
+    tier_start_s, last_end_s, tier_end_s = 0.0, 0.0, math.inf
+    for piece in pieces[::2]:
+        times = [number for word in piece.split() if (number := _number(word)) is not None]
+        if any(not math.isfinite(time) or time > MAX_DURATION_S for time in times if len(times) != 4):
+            return f"a time is not a finite number of seconds up to {MAX_DURATION_S:.0f}"
+        if len(times) == 5:
+            tier_start_s, tier_end_s = times[:2]
+            last_end_s = tier_start_s
+        if len(times) in (2, 5):
+            n_intervals += 1
+            start_s, end_s = times[-2:]
+            if start_s < max(0.0, last_end_s) or end_s < start_s or end_s > tier_end_s:
+                return _misplaced(start_s, end_s, last_end_s, tier_end_s)
+            last_end_s = end_s
+    return f"more than {MAX_INTERVALS} intervals" if n_intervals > MAX_INTERVALS else None
+
+
+def _misplaced(start_s: float, end_s: float, last_end_s: float, tier_end_s: float) -> str:
+    found = f"an interval from {start_s:g} s to {end_s:g} s"
+    if start_s < 0:
+        return f"{found} has a negative time"
+    if end_s < start_s:
+        return f"{found} ends before it starts"
+    if start_s < last_end_s:
+        return f"{found} starts before the one in front of it ends at {last_end_s:g} s (overlapping or unsorted)"
+    return f"{found} ends after its tier, at {tier_end_s:g} s"
+
+
+def _number(word: str) -> float | None:
+    try:
+        return float(word)
+    except ValueError:
+        return None
+
+
+def _parse(path: Path, encoding: str):  # type: ignore[no-untyped-def]  # the package has no types
+    import textgrid
+
+    grid = textgrid.TextGrid()
+    try:
+        grid.read(str(path), round_digits=_ROUND_DIGITS, encoding=encoding)
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise _refusal(path, f"not a whole TextGrid in text form ({what.splitlines()[0]})") from error
+    if not isinstance(grid.maxTime, float) or not math.isfinite(grid.maxTime):
+        raise _refusal(path, "the grid has no end time")
+    return grid

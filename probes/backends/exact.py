@@ -1,0 +1,110 @@
+"""Our own backend: fits from counts and moments, without ever forming a frame's row."""
+
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probes.backends.answers import non_finite_fit, trivial_fit
+from probes.backends.base import Availability, Problem
+from probes.certificate import certify
+from probes.least_squares import solve_least_squares
+from probes.objective import LogisticObjective, mean_squared_error
+from probes.problem import Fit, FitOptions, LeastSquaresProblem, LogisticProblem, Outcome
+from probes.reduction import reduce_problem
+from probes.solver import Limits, Solution
+from probes.spaces import solve
+
+Array = NDArray[np.float64]
+
+DEFAULT_TOL = 1e-8
+DEFAULT_MAX_ITER = 3000
+# Relative gap that a fit is to prove, ten times under what records promise; never sharper than the tolerance itself.
+_PROVE = 1e-7
+
+
+class ExactBackend:
+    """Preconditioned L-BFGS on the contingency table; a rank-revealing factorisation for least squares."""
+
+    name = "exact"
+
+    def availability(self) -> Availability:
+        """Say that it runs everywhere."""
+        return Availability(True, np.__version__, "cpu")
+
+    def refuses(self, problem: Problem, options: FitOptions) -> str | None:
+        """Refuse nothing: dense rows and counts are the same problem."""
+        return None
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of NumPy and SciPy."""
+        import scipy
+
+        return {"numpy": np.__version__, "scipy": scipy.__version__}
+
+    def fit_logistic(self, problem: LogisticProblem, options: FitOptions) -> Fit:
+        """Fit to a relative gap of `options.tol`, and prove what can be proved."""
+        trivial = trivial_fit(problem)
+        if trivial is not None:
+            return trivial
+        begin = time.perf_counter()
+        tol = DEFAULT_TOL if options.tol is None else options.tol
+        max_iter = DEFAULT_MAX_ITER if options.max_iter is None else options.max_iter
+        limits = Limits(estimate=tol, bound=max(tol, _PROVE), max_iter=max_iter)
+        with np.errstate(all="ignore"):
+            try:
+                return _fit(problem, limits, begin)
+            except (np.linalg.LinAlgError, ValueError, FloatingPointError):
+                # Finite input that overflows when squared: LAPACK refuses the infinities.
+                return non_finite_fit(problem, 0, time.perf_counter() - begin)
+
+    def fit_least_squares(self, problem: LeastSquaresProblem, options: FitOptions) -> Fit:
+        """Fit in one factorisation."""
+        trivial = trivial_fit(problem)
+        if trivial is not None:
+            return trivial
+        begin = time.perf_counter()
+        with np.errstate(all="ignore"):
+            try:
+                coef, intercept, gap = solve_least_squares(problem)
+            except (np.linalg.LinAlgError, ValueError):
+                return non_finite_fit(problem, 0, time.perf_counter() - begin)
+            value = mean_squared_error(problem, coef, intercept)
+        seconds = time.perf_counter() - begin
+        if not np.isfinite(value):
+            return non_finite_fit(problem, 1, seconds)
+        return Fit(coef, intercept, "converged", 1, value, seconds, gap_estimate=gap, gap_bound=gap)
+
+
+def _fit(problem: LogisticProblem, limits: Limits, begin: float) -> Fit:
+    objective = LogisticObjective.of(problem)
+    reduced = reduce_problem(problem)
+    if not np.isfinite(reduced.codewords).all():
+        return non_finite_fit(problem, 0, time.perf_counter() - begin)
+    if len(reduced.codewords) == 1:
+        coef, intercept = np.zeros((reduced.targets.shape[1], reduced.codewords.shape[1])), np.log(reduced.targets[0])
+        outcome: Outcome = "converged"
+        n_iter, estimate = 0, 0.0
+    else:
+        space, solution = solve(reduced, limits)
+        coef, intercept = space.coefficients(solution.unknown)
+        outcome, n_iter, estimate = _outcome(solution), solution.n_iter, solution.gap_estimate
+    coef, intercept = reduced.restore(coef, intercept)
+    certificate = certify(objective, coef, intercept)
+    if not np.isfinite(certificate.objective):
+        return non_finite_fit(problem, n_iter, time.perf_counter() - begin)
+    return Fit(
+        coef,
+        certificate.intercept,
+        outcome,
+        n_iter,
+        certificate.objective,
+        time.perf_counter() - begin,
+        gap_estimate=estimate,
+        gap_bound=certificate.gap_bound,
+    )
+
+
+def _outcome(solution: Solution) -> Outcome:
+    """Return the record's word for a solver's outcome; a solver still slow at its limit has run out of iterations."""
+    return "iteration_limit" if solution.outcome == "slow" else solution.outcome

@@ -1,0 +1,19 @@
+"""What can go wrong between a store and a probe's record."""
+
+from schemas.errors import RvqprobeError
+
+
+class ProbeError(RvqprobeError):
+    """Base of the probes' errors."""
+
+
+class UnknownBackendError(ProbeError, KeyError):
+    """A backend name that is not known; the message lists the known ones."""
+
+
+class BackendError(ProbeError, RuntimeError):
+    """A backend was asked for what it cannot do (no library, no GPU, no dense rows)."""
+
+
+class ProbeFileError(ProbeError, ValueError):
+    """A saved probe is missing, damaged or of another format version."""

@@ -1,0 +1,154 @@
+"""The general parametrisation: coefficients of whitened features, for any number of codes and any rank.
+
+With r the codes' weights, the features are rotated and scaled so that X' diag(r) X = I; the penalty becomes diagonal,
+l2 / s_j^2 for a direction of standard deviation s_j, and the last row of the unknown is the free intercept. The
+whitening may be inexact for the faintest directions without harm: the change of variables is exact, only the metric
+suffers. The metric inverts each class's own Hessian block X' diag(r p (1 - p)) X + penalty on the directions that the
+data can move, and the diagonal of it on those that the penalty holds.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import eigh
+from scipy.linalg.lapack import dpotrf, dpotri
+
+from probes.reduction import ReducedProblem
+
+Array = NDArray[np.float64]
+
+# A direction can lower f by no more than s^2 / l2; below this share of one it is rounding noise of a lost rank.
+_SMALLEST_GAIN = 1e-13
+# Penalty, in units of the typical loss curvature 1 / n_classes, from which the penalty holds a direction by itself.
+_STIFF_PENALTY = 10.0
+# Multiplications to spend on one set of class blocks; beyond it the faintest directions go to the diagonal.
+_BLOCK_BUDGET = 1.2e10
+_SMOOTHING = 1e-3
+
+
+class FeatureSpace:
+    """Coefficients of whitened features as the unknown, float64 array of shape (n_directions + 1, n_classes)."""
+
+    name = "feature"
+
+    def __init__(self, problem: ReducedProblem):
+        self.problem = problem
+        self._rotation, deviation = _principal_directions(problem)
+        self._scaling = 1.0 / deviation
+        scores = problem.codewords @ self._rotation * self._scaling
+        self._features = np.hstack([scores, np.ones((len(scores), 1))])
+        self._strength = np.append(problem.l2_strength / deviation**2, 0.0)[:, None]
+        n_classes = problem.targets.shape[1]
+        soft = self._strength[:, 0] * n_classes < _STIFF_PENALTY
+        self._in_block, self._on_diagonal = _split(soft, _largest_block(len(scores), n_classes))
+        self._blocks = np.empty((0, 0, 0))
+        self._diagonal = np.empty((0, 0))
+
+    @property
+    def iteration_cost(self) -> float:
+        """Multiplications of one iteration's products, per class."""
+        return float(2 * self._features.size + len(self._in_block) ** 2)
+
+    def start(self) -> Array:
+        """Return the ridge regression of the log smoothed class shares of each code."""
+        shares = np.log(self.problem.targets / self.problem.weights + _SMOOTHING)
+        shares -= shares.mean(axis=1, keepdims=True)
+        fitted: Array = self._features.T @ (self.problem.weights * shares) / (1.0 + self._strength * shares.shape[1])
+        return fitted
+
+    def logits(self, unknown: Array) -> Array:
+        """Return the logits of the codes."""
+        return self._features @ unknown
+
+    def penalty_product(self, unknown: Array) -> Array:
+        """Return the gradient of the penalty, linear in the unknown."""
+        return self._strength * unknown
+
+    def gradient(self, residual: Array, penalty_gradient: Array) -> Array:
+        """Return the gradient from the loss's residual r p - T and `penalty_product`."""
+        return self._features.T @ residual + penalty_gradient
+
+    def refresh(self, probabilities: Array) -> None:
+        """Rebuild the metric's blocks at these probabilities (the expensive part, so not at every iterate)."""
+        curvature = self.problem.weights * probabilities * (1.0 - probabilities)
+        block_features = np.ascontiguousarray(self._features[:, self._in_block])
+        self._blocks = _inverse_blocks(block_features, curvature, self._strength[self._in_block, 0])
+        held = np.square(self._features[:, self._on_diagonal]).T @ curvature + self._strength[self._on_diagonal]
+        self._diagonal = 1.0 / np.maximum(held, np.finfo(float).tiny)
+
+    def metric(self, probabilities: Array) -> Callable[[Array], Array]:
+        """Return the inverse of the class blocks of the last `refresh`."""
+
+        def apply(gradient: Array) -> Array:
+            step = np.empty_like(gradient)
+            by_class = np.ascontiguousarray(gradient[self._in_block].T)[:, :, None]
+            step[self._in_block] = np.matmul(self._blocks, by_class)[:, :, 0].T
+            step[self._on_diagonal] = self._diagonal * gradient[self._on_diagonal]
+            step -= step.mean(axis=1, keepdims=True)
+            return step
+
+        return apply
+
+    def gap_bound(self, gradient: Array) -> float:
+        """Return sum_j g_j^2 / (2 l_j), which bounds the gap where the intercept's gradient is zero."""
+        return 0.5 * float(np.sum(gradient[:-1] ** 2 / self._strength[:-1]))
+
+    def coefficients(self, unknown: Array) -> tuple[Array, Array]:
+        """Return W (n_classes, dim) and b (n_classes,) on the reduced codewords."""
+        return (self._rotation @ (self._scaling[:, None] * unknown[:-1])).T, unknown[-1].copy()
+
+    def from_coefficients(self, coef: Array, intercept: Array) -> Array:
+        """Return the unknown that W and b give (what lies outside the features' span is dropped)."""
+        unknown = np.vstack([(self._rotation.T @ coef.T) / self._scaling[:, None], intercept])
+        unknown -= unknown.mean(axis=1, keepdims=True)
+        return unknown
+
+
+def _principal_directions(problem: ReducedProblem) -> tuple[Array, Array]:
+    """Return orthonormal directions (dim, n) that can matter and the standard deviation of the codewords along each."""
+    covariance = (problem.codewords * problem.weights).T @ problem.codewords
+    _, rotation = eigh(covariance, driver="evd")
+    # Variances are taken again from the projections: eigenvalues are only right to 1e-16 of the largest.
+    variance = np.einsum("vj,vj,v->j", *(2 * [problem.codewords @ rotation]), problem.weights[:, 0])
+    keep = variance > _SMALLEST_GAIN * problem.l2_strength
+    return np.ascontiguousarray(rotation[:, keep]), np.sqrt(variance[keep])
+
+
+def _largest_block(n_codes: int, n_classes: int) -> int:
+    """Return how many directions a class block may have within the budget of multiplications."""
+    return int(np.sqrt(_BLOCK_BUDGET / (n_codes * n_classes)))
+
+
+def _split(soft: NDArray[np.bool_], limit: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the rows that go into class blocks (the last `limit` soft ones, intercept included) and the others."""
+    # eigh sorts variances upwards, so the last soft directions are those the data move most.
+    in_block = np.flatnonzero(soft)[-max(limit, 1) :]
+    return in_block, np.setdiff1d(np.arange(len(soft)), in_block)
+
+
+def _inverse_blocks(features: Array, curvature: Array, strength: Array) -> Array:
+    """Return the inverses of X' diag(curvature[:, k]) X + diag(strength), float64 array (n_classes, size, size)."""
+    size, n_classes = features.shape[1], curvature.shape[1]
+    blocks = np.empty((n_classes, size, size))
+    weighted = np.empty_like(features)
+    root = np.sqrt(curvature)
+    for k in range(n_classes):
+        np.multiply(features, root[:, k : k + 1], out=weighted)
+        block = weighted.T @ weighted
+        diagonal = block.reshape(-1)[:: size + 1]
+        diagonal += strength
+        # A hair of the block's own scale keeps it positive definite where a class's curvature has died out.
+        diagonal += 1e-11 * diagonal.mean() + np.finfo(float).tiny
+        blocks[k] = _symmetric_inverse(block)
+    return blocks
+
+
+def _symmetric_inverse(matrix: Array) -> Array:
+    """Return the inverse of a positive definite matrix, or of its diagonal where rounding has spoiled it."""
+    factor, failed = dpotrf(matrix.T, lower=1)
+    if failed:
+        return np.diag(1.0 / np.diag(matrix))
+    lower, _ = dpotri(factor, lower=1)
+    inverse: Array = np.tril(lower) + np.tril(lower, -1).T
+    return inverse

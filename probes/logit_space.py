@@ -1,0 +1,133 @@
+"""The saturated parametrisation: the unknown is the table of logits Z itself, one row a code.
+
+Where the n centred codewords are affinely independent (n <= dim + 1) every table Z can be reached, so W and b drop out:
+
+    min_Z  sum_v r_v logsumexp(z_v) - <T, Z> + 1/2 tr(Z' Q Z),
+    Q = l2 (G^-1 - G^-1 1 1' G^-1 / (1' G^-1 1)),    G = X X' + c 1 1'
+
+Q 1 = 0, because the free intercept is already minimised over, and Q does not depend on c. An iteration costs one
+product with Q. The loss acts on each code alone, so its Hessian is block diagonal over codes: the metric inverts
+diag(r p + q) - r p p' exactly (Sherman and Morrison 1950, DOI 10.1214/aoms/1177729893), with q the diagonal of Q.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg.lapack import dpotrf, dpotri
+
+from probes.objective import cross_entropy, softmax
+from probes.reduction import ReducedProblem
+
+Array = NDArray[np.float64]
+
+# Pivots of the Cholesky factor below this share of the largest: half the digits of the inverse would be noise.
+_SMALLEST_PIVOT = 1e-7
+
+
+class LogitSpace:
+    """Logits of the reduced problem's codes as the unknown, float64 array of shape (n_codes, n_classes).
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        When the codewords are affinely dependent (to rounding), so that not every table of logits can be reached.
+    """
+
+    name = "logit"
+
+    def __init__(self, problem: ReducedProblem):
+        n_codes, dim = problem.codewords.shape
+        if n_codes > dim + 1:
+            raise np.linalg.LinAlgError("more codes than dimensions")
+        self.problem = problem
+        self._penalty = problem.l2_strength * _centred_inverse(problem.codewords)
+        self._penalty_diagonal = np.maximum(np.diag(self._penalty), np.finfo(float).tiny)[:, None]
+
+    @property
+    def stiffness(self) -> float:
+        """Median penalty curvature of a logit, in units of the loss curvature of a typical logit."""
+        typical = float(np.median(self.problem.weights)) / self.problem.targets.shape[1]
+        held = float(np.median(self._penalty_diagonal))
+        return held / typical
+
+    @property
+    def iteration_cost(self) -> float:
+        """Multiplications of one iteration's products, per class."""
+        return float(len(self._penalty) ** 2)
+
+    def start(self) -> Array:
+        """Return the log of smoothed targets: the best of a few amounts of smoothing."""
+        best, best_value = None, np.inf
+        for amount in (0.1, 0.3, 1.0, 3.0):
+            logits = np.log(self.problem.targets + amount * self._penalty_diagonal)
+            logits -= logits.mean(axis=1, keepdims=True)
+            _, log_sum_exp = softmax(logits)
+            value = cross_entropy(logits, log_sum_exp, self.problem.targets)
+            value += 0.5 * float(np.vdot(logits, self._penalty @ logits))
+            if value >= best_value:
+                break
+            best, best_value = logits, value
+        return np.zeros_like(self.problem.targets) if best is None else best
+
+    def logits(self, unknown: Array) -> Array:
+        """Return the logits of the codes."""
+        return unknown
+
+    def penalty_product(self, unknown: Array) -> Array:
+        """Return Q Z: the gradient of the penalty, linear in the unknown."""
+        return self._penalty @ unknown
+
+    def gradient(self, residual: Array, penalty_gradient: Array) -> Array:
+        """Return the gradient from the loss's residual r p - T and `penalty_product`."""
+        return residual + penalty_gradient
+
+    def refresh(self, probabilities: Array) -> None:
+        """Do nothing: this metric is rebuilt at every iterate anyway."""
+
+    def metric(self, probabilities: Array) -> Callable[[Array], Array]:
+        """Return the exact inverse of every code's own Hessian block at these probabilities."""
+        q = self._penalty_diagonal
+        inverse = 1.0 / (self.problem.weights * probabilities + q)
+        pull = probabilities * inverse
+        # 1 - sum_k r p^2 / (r p + q), written without the subtraction, which would cancel where q is small.
+        scale = self.problem.weights / (pull.sum(axis=1, keepdims=True) * q)
+
+        def apply(gradient: Array) -> Array:
+            balanced = gradient - gradient.mean(axis=1, keepdims=True)
+            step = balanced * inverse
+            step += pull * (scale * np.einsum("vk,vk->v", balanced, pull)[:, None])
+            step -= step.mean(axis=1, keepdims=True)
+            return step
+
+        return apply
+
+    def gap_bound(self, gradient: Array) -> float:
+        """Return ||X' g||^2 / (2 l2), which bounds the gap where the columns of g sum to zero (intercept solved)."""
+        pulled = self.problem.codewords.T @ gradient
+        return float(np.vdot(pulled, pulled)) / (2.0 * self.problem.l2_strength)
+
+    def coefficients(self, unknown: Array) -> tuple[Array, Array]:
+        """Return W (n_classes, dim) and b (n_classes,) whose logits are `unknown`."""
+        coef = (self._penalty @ unknown).T @ self.problem.codewords / self.problem.l2_strength
+        # The codewords have weighted mean zero, so the weighted mean of the logits is the intercept.
+        return coef, (self.problem.weights.T @ unknown)[0]
+
+    def from_coefficients(self, coef: Array, intercept: Array) -> Array:
+        """Return the unknown that W and b give."""
+        logits = self.problem.codewords @ coef.T + intercept
+        return logits - logits.mean(axis=1, keepdims=True)
+
+
+def _centred_inverse(codewords: Array) -> Array:
+    """Return G^-1 - G^-1 1 1' G^-1 / (1' G^-1 1) of the docstring above, float64 array of shape (n_codes, n_codes)."""
+    gram = codewords @ codewords.T
+    gram += np.trace(gram) / len(gram)
+    factor, failed = dpotrf(gram, lower=1)
+    pivots = np.abs(np.diag(factor))
+    if failed or not np.isfinite(pivots).all() or pivots.min() <= _SMALLEST_PIVOT * pivots.max():
+        raise np.linalg.LinAlgError("codewords are affinely dependent")
+    inverse, _ = dpotri(factor, lower=1)
+    inverse = np.tril(inverse) + np.tril(inverse, -1).T
+    ones_image = inverse.sum(axis=1)
+    return inverse - np.outer(ones_image, ones_image) / ones_image.sum()

@@ -1,0 +1,342 @@
+"""Probing stores made from random codes: counting, questions, records, resume."""
+
+import json
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+
+from featstore.store import Store
+from probes.errors import BackendError, ProbeError
+from probes.questions import NotApplicable, Settings, Standardiser, class_question
+from probes.runner import ProbeOptions, run_probes
+from probes.statistics import count_frames
+from probes.tasks import phoneme_classes
+from schemas.record import check_record
+from tests.support.stores import PHONEMES, StoreRecipe, write_store
+
+RECIPE = StoreRecipe(n_utterances=24)
+
+
+@pytest.fixture(scope="module")
+def store_path(tmp_path_factory):
+    return write_store(tmp_path_factory.mktemp("store") / "store.h5", RECIPE, "dense")
+
+
+@pytest.fixture(scope="module")
+def records(store_path, tmp_path_factory):
+    output = tmp_path_factory.mktemp("results")
+    return output, run_probes([store_path], output, ProbeOptions())
+
+
+def test_counts_are_those_of_a_loop_over_frames(store_path, monkeypatch):
+    from probes import statistics
+
+    monkeypatch.setattr(statistics, "_BLOCK_FRAMES", 333)  # utterances straddle blocks
+    with Store(store_path) as store:
+        frames = store["beta"]
+        found = count_frames(frames)
+        codes = frames.codes(0, frames.n_frames)
+        phoneme, speaker, f0 = (frames.labels(name, 0, frames.n_frames) for name in ("phoneme", "speaker", "f0"))
+        split = np.repeat(store.numbers("utterances/split"), np.diff(frames.offsets))
+        expected_phoneme, expected_speaker = np.zeros_like(found.phoneme), np.zeros_like(found.speaker)
+        expected_pitch = np.zeros_like(found.pitch)
+        for layer in range(frames.n_layers):
+            for t in range(frames.n_frames):
+                expected_phoneme[split[t], layer, codes[layer, t], phoneme[t]] += 1
+                expected_speaker[split[t], layer, codes[layer, t], speaker[t]] += 1
+                if not np.isnan(f0[t]):
+                    y = float(f0[t])
+                    expected_pitch[split[t], :, layer, codes[layer, t]] += (1, y, y * y)
+    np.testing.assert_array_equal(found.phoneme, expected_phoneme)
+    np.testing.assert_array_equal(found.speaker, expected_speaker)
+    np.testing.assert_allclose(found.pitch, expected_pitch, rtol=1e-12)
+    held_out = (split == 1) & ~np.isnan(f0)
+    np.testing.assert_array_equal(found.eval_codes, codes[:, held_out])
+    np.testing.assert_array_equal(found.eval_f0_hz, f0[held_out])
+
+
+def test_counts_of_two_stores_add_up(store_path, tmp_path):
+    parts = [write_store(tmp_path / f"{i}.h5", RECIPE, only=part) for i, part in enumerate([range(9), range(9, 24)])]
+    with Store(store_path) as whole, Store(parts[0]) as one, Store(parts[1]) as other:
+        total = count_frames(one["alpha"]) + count_frames(other["alpha"])
+        expected = count_frames(whole["alpha"])
+    np.testing.assert_array_equal(total.phoneme, expected.phoneme)
+    np.testing.assert_array_equal(total.speaker, expected.speaker)
+    np.testing.assert_allclose(total.pitch, expected.pitch, rtol=1e-12)
+    assert sorted(total.eval_f0_hz) == sorted(expected.eval_f0_hz)
+    total.speaker = total.speaker[..., :2]
+    with pytest.raises(ProbeError, match="speaker tables .* do not add"):
+        total + expected
+
+
+@pytest.mark.parametrize(
+    ("path", "place", "value", "message"),
+    [
+        ("codes", (0, 5), 99, "codes: expected values from 0 to 15, found 0 to 99"),
+        ("labels/phoneme", 7, 60, "labels/phoneme: expected values from 0 to 5"),
+        ("labels/f0", 3, np.inf, "labels/f0: expected positive Hz or NaN"),
+    ],
+)
+def test_values_out_of_range_are_refused(tmp_path, path, place, value, message):
+    store_path = write_store(tmp_path / "a.h5")
+    with h5py.File(store_path, "r+") as file:
+        file[f"codecs/alpha/{path}"][place] = value
+    with pytest.raises(ProbeError, match=message):
+        run_probes([store_path], tmp_path / "out", ProbeOptions())
+
+
+def test_standardiser_is_scikit_learns():
+    from sklearn.preprocessing import StandardScaler
+
+    rng = np.random.default_rng(0)
+    codebook = rng.standard_normal((16, 6)).astype(np.float32) * [1, 10, 1e-4, 1, 0, 1]
+    codebook[:, 3] = 0.1  # constant
+    codebook = codebook.astype(np.float32)
+    n = rng.integers(0, 50, 16).astype(float)
+    ours = Standardiser.fit(codebook, n)
+    theirs = StandardScaler().fit(np.repeat(codebook.astype(np.float64), n.astype(int), axis=0))
+    np.testing.assert_allclose(ours.mean, theirs.mean_, rtol=1e-12)
+    np.testing.assert_allclose(ours.scale, theirs.scale_, rtol=1e-10)
+
+
+def test_phoneme_classes():
+    labels = ["", "AA0", "AA1", "S", "sil", "sp", "spn"]
+    raw = phoneme_classes(labels)
+    assert raw.names == ("AA0", "AA1", "S", "sil", "spn")
+    assert raw.of_label.tolist() == [3, 0, 1, 2, 3, 3, 4]
+    folded = phoneme_classes(labels, "arpabet39", keep_silence=False)
+    assert folded.names == ("AA", "S", "spn")
+    assert folded.of_label.tolist() == [-1, 0, 0, 1, -1, -1, 2]
+    counts = np.arange(14).reshape(2, 7)
+    np.testing.assert_array_equal(folded.fold(counts), [[3, 3, 6], [17, 10, 13]])
+
+
+def test_classes_of_real_alignments(shared_data):
+    from featstore.labels.alignment import read_alignment
+
+    labels = {label for path in shared_data.rglob("*.TextGrid") for label in read_alignment(path).labels}
+    assert len(labels) == 72
+    # 68 of LibriSpeech's 69 stress-marked phones occur in these utterances; with silence and spoken noise 70 of 71
+    assert len(phoneme_classes(sorted(labels)).names) == 70
+    assert len(phoneme_classes(sorted(labels), "arpabet39").names) == 41
+    assert len(phoneme_classes(sorted(labels), "arpabet39", keep_silence=False).names) == 40
+
+
+def test_records_are_complete_valid_and_ordered(records):
+    output, found = records
+    assert [(r["codec"], r["layer"], r["task"]) for r in found] == [
+        (codec, layer, task)
+        for codec in ("alpha", "beta")
+        for layer in (1, 2, 3)
+        for task in ("phoneme", "speaker", "pitch")
+    ]
+    for record in found:
+        check_record(record)
+        assert record["outcome"] == "converged"
+        assert record["weights"] == "untrained"
+        assert (output / record["probe_file"]).is_file()
+    lines = [json.loads(line) for line in (output / "records.jsonl").read_text().splitlines()]
+    assert lines == found
+    assert len((output / "records.csv").read_text().splitlines()) == len(found) + 1
+
+
+def test_scores_are_those_of_the_saved_probe_on_the_stored_rows(records, store_path):
+    from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error, r2_score
+
+    from probes.estimator import load_probe
+
+    output, found = records
+    with Store(store_path) as store:
+        for record in found:
+            frames = store[record["codec"]]
+            model = load_probe(output / record["probe_file"])
+            X = frames.layer(record["layer"])[:]
+            held_out = frames.frame_splits(0, frames.n_frames) == 1
+            if record["task"] == "pitch":
+                y = frames.labels("f0", 0, frames.n_frames)
+                held_out &= ~np.isnan(y)
+                predicted = model.predict(X[held_out])
+                assert record["mae_hz"] == pytest.approx(mean_absolute_error(y[held_out], predicted), rel=1e-6)
+                assert record["r2"] == pytest.approx(r2_score(y[held_out], predicted), abs=1e-6)
+            else:
+                index = frames.labels(record["task"], 0, frames.n_frames)[held_out]
+                silent = {"": "sil", "sp": "sil"}
+                names = [silent.get(name, name) for name in PHONEMES]
+                y = np.array(names if record["task"] == "phoneme" else store.strings("vocab/speakers"))[index]
+                predicted = model.predict(X[held_out])
+                assert record["accuracy"] == pytest.approx(accuracy_score(y, predicted), abs=1e-12)
+                macro = f1_score(y, predicted, labels=np.unique(y), average="macro", zero_division=0)
+                assert record["macro_f1"] == pytest.approx(macro, abs=1e-12)
+            assert record["n_eval"] == held_out.sum()
+
+
+def test_probes_tell_layers_apart_and_permuted_labels_are_at_chance(records, tmp_path):
+    _, found = records
+    first, last = ([r for r in found if r["layer"] == layer and r["task"] == "phoneme"] for layer in (1, 3))
+    assert all(a["accuracy"] > b["accuracy"] + 0.1 for a, b in zip(first, last, strict=True))
+    assert all(r["accuracy"] > r["chance_accuracy"] + 0.15 for r in first)
+    path = write_store(tmp_path / "permuted.h5", RECIPE)
+    with h5py.File(path, "r+") as file:
+        for codec in ("alpha", "beta"):
+            labels = file[f"codecs/{codec}/labels/phoneme"]
+            labels[...] = np.random.default_rng(1).permutation(labels[()])
+    for record in run_probes([path], tmp_path / "out", ProbeOptions(tasks=["phoneme"])):
+        assert record["accuracy"] == pytest.approx(record["chance_accuracy"], abs=0.07)
+
+
+def test_rerun_skips_finished_probes(records, store_path, caplog):
+    output, found = records
+    before = (output / "records.jsonl").read_bytes()
+    again = run_probes([store_path], output, ProbeOptions())
+    assert again == found
+    assert (output / "records.jsonl").read_bytes() == before
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_interrupted_run_goes_on_where_it_stopped(store_path, tmp_path, records):
+    fitted = 0
+
+    def stop(done, total, what):
+        nonlocal fitted
+        fitted += what.startswith("fit")
+        if fitted == 7:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        run_probes([store_path], tmp_path, ProbeOptions(), stop)
+    assert len((tmp_path / "records.jsonl").read_text().splitlines()) == 7
+    first = (tmp_path / "records.jsonl").read_text()
+    found = run_probes([store_path], tmp_path, ProbeOptions())
+    assert (tmp_path / "records.jsonl").read_text().startswith(first)
+    timed = ("seconds", "created")
+    assert [without(r, timed) for r in found] == [without(r, timed) for r in records[1]]
+
+
+def without(record, names):
+    return {name: value for name, value in record.items() if name not in names}
+
+
+def test_other_settings_are_other_probes(store_path, tmp_path):
+    options = {"layers": [1], "tasks": ["phoneme"], "codecs": ["alpha"]}
+    keys = {
+        run_probes([store_path], tmp_path, ProbeOptions(**options | changes))[0]["probe_key"]
+        for changes in (
+            {},
+            {"phones": "arpabet39"},
+            {"keep_silence": False},
+            {"standardize": False},
+            {"tol": 1e-4},
+            {"class_weight": "none"},
+        )
+    }
+    assert len(keys) == 6
+    assert len((tmp_path / "records.jsonl").read_text().splitlines()) == 6
+
+
+@pytest.mark.parametrize("rows", ["collapsed", "dense"])
+def test_exact_and_sklearn_agree_on_every_probe(records, store_path, tmp_path, rows):
+    found = run_probes([store_path], tmp_path, ProbeOptions(backend="sklearn", rows=rows, tol=1e-10, max_iter=20_000))
+    for ours, theirs in zip(records[1], found, strict=True):
+        assert theirs["backend_used"] == "sklearn"
+        assert theirs["objective"] == pytest.approx(ours["objective"], rel=1e-6)
+        for name in ("accuracy", "macro_f1", "r2"):
+            if ours[name] is not None:
+                assert theirs[name] == pytest.approx(ours[name], abs=0.002)
+
+
+def test_cuml_without_a_gpu_is_sklearn_and_says_so(store_path, tmp_path, caplog):
+    from probes.backends.registry import backend
+
+    if backend("cuml").availability().available:
+        pytest.skip("a GPU with cuML is here: there is no fallback to test")
+    options = ProbeOptions(backend="cuml", layers=[1])
+    found = run_probes([store_path], tmp_path, options)
+    assert {(r["backend_asked"], r["backend_used"]) for r in found} == {("cuml", "sklearn")}
+    assert all("cuml is not available" in r["fallback_reason"] for r in found)
+    assert sum("falling back to sklearn" in message for message in caplog.messages) == 1
+    with pytest.raises(BackendError, match="--require-gpu: cuml cannot be used"):
+        run_probes([store_path], tmp_path, ProbeOptions(backend="cuml", require_gpu=True))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "task", "reason"),
+    [
+        (StoreRecipe(n_speakers=1), "speaker", r"speaker needs at least two classes in training, found 1 \(s0\)"),
+        (StoreRecipe(unvoiced=True), "pitch", "pitch needs voiced frames, found none in training"),
+        (StoreRecipe(eval_every=99), "phoneme", "no evaluation frame has a class that was seen in training"),
+        (StoreRecipe(eval_every=99), "pitch", "found none in evaluation"),
+    ],
+)
+def test_a_task_that_cannot_be_asked(tmp_path, recipe, task, reason):
+    path = write_store(tmp_path / "a.h5", recipe)
+    found = run_probes([path], tmp_path / "out", ProbeOptions(layers=[1], codecs=["alpha"]))
+    (record,) = [r for r in found if r["task"] == task]
+    assert record["outcome"] == "not_applicable"
+    import re
+
+    assert re.search(reason, record["reason"])
+    assert record["accuracy"] is None
+    assert len(found) == 3
+    if recipe.eval_every < 99:
+        assert sum(r["outcome"] == "converged" for r in found) == 2
+
+
+def test_classes_never_seen_in_training_are_left_out_and_counted(tmp_path):
+    path = write_store(tmp_path / "a.h5", RECIPE)
+    with h5py.File(path, "r+") as file:
+        split, offsets = file["utterances/split"][()], file["codecs/alpha/offsets"][()]
+        labels = file["codecs/alpha/labels/phoneme"]
+        values = labels[()]
+        held_out = np.repeat(split, np.diff(offsets)) == 1
+        values[~held_out & (values == PHONEMES.index("S"))] = PHONEMES.index("AA1")
+        labels[...] = values
+    n_unseen = int((values[held_out] == PHONEMES.index("S")).sum())
+    (record,) = run_probes([path], tmp_path / "out", ProbeOptions(layers=[1], codecs=["alpha"], tasks=["phoneme"]))
+    assert record["n_unseen"] == n_unseen > 0
+    assert record["n_classes"] == 4
+    assert record["n_eval"] + n_unseen == held_out.sum()
+
+
+def test_unknown_codec_layer_and_doubled_codec(store_path, tmp_path):
+    with pytest.raises(ProbeError, match="no codec 'gamma' in the stores given; they have alpha, beta"):
+        run_probes([store_path], tmp_path, ProbeOptions(codecs=["gamma"]))
+    with pytest.raises(KeyError, match="layers count from 1 to 3, asked was 4"):
+        run_probes([store_path], tmp_path, ProbeOptions(layers=[4]))
+    with pytest.raises(ProbeError, match="alpha is both in .* merge the stores first"):
+        run_probes([store_path, store_path], tmp_path, ProbeOptions())
+
+
+def test_dense_rows_are_the_store_s_rows(store_path):
+    with Store(store_path) as store:
+        frames = store["alpha"]
+        question = class_question(frames, count_frames(frames), 2, "phoneme", Settings())
+        X, y = question.problem.dense_rows()
+        train = frames.frame_splits(0, frames.n_frames) == 0
+        np.testing.assert_allclose(X, question.standardiser(frames.layer(2)[:][train]), rtol=1e-6)
+        np.testing.assert_array_equal(np.bincount(y), question.problem.counts.sum(axis=0))
+        with pytest.raises(NotApplicable):
+            class_question(frames, empty(count_frames(frames)), 2, "phoneme", Settings())
+
+
+def empty(statistics):
+    statistics.phoneme[:] = 0
+    return statistics
+
+
+def test_exact_probing_loads_nothing_heavy(store_path, tmp_path):
+    heavy = ["torch", "encodec", "speechtokenizer", "librosa", "numba", "sklearn", "torchaudio", "textgrid"]
+    code = (
+        "import sys, cli\n"
+        f"sys.argv = ['cli.py', 'probe', {str(store_path)!r}, '--output', {str(tmp_path)!r}, '--backend', 'exact']\n"
+        "try:\n    cli.main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        f"print([name for name in {heavy!r} if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert (tmp_path / "figures" / "phoneme_probing.png").is_file()
