@@ -18,7 +18,7 @@ from probes.backends.base import Backend
 from probes.backends.registry import backend as backend_called
 from probes.backends.registry import resolve
 from probes.errors import BackendError, ProbeError
-from probes.estimator import save_probe
+from probes.estimator import FittedProbe, save_probe
 from probes.problem import Fit, FitOptions
 from probes.questions import ClassQuestion, NotApplicable, PitchQuestion, Settings, class_question, pitch_question
 from probes.records import RecordFile
@@ -265,8 +265,16 @@ def _versions(used: Backend) -> dict[str, str]:
 def _save(job: _Job, question: ClassQuestion | PitchQuestion, fit: Fit, record: Record, output: Path) -> str:
     """Write the probe and return the name of its arrays' file, relative to the results folder."""
     path = output / "probes" / f"{job.frames.name}-layer{job.layer:02d}-{job.task}-{job.key[:8]}.npz"
-    classes = question.classes if isinstance(question, ClassQuestion) else ()
-    standardiser = question.standardiser
-    described = {name: record[name] for name in _DESCRIBED}
-    save_probe(path, fit, standardiser.mean, standardiser.scale, classes, described)
+    save_probe(
+        path,
+        FittedProbe(
+            kind="logistic" if isinstance(question, ClassQuestion) else "linear",
+            coef=fit.coef,
+            intercept=fit.intercept,
+            mean=question.standardiser.mean,
+            scale=question.standardiser.scale,
+            classes=np.array(question.classes) if isinstance(question, ClassQuestion) else None,
+            metadata={name: record[name] for name in _DESCRIBED},
+        ),
+    )
     return str(path.relative_to(output))

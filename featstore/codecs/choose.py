@@ -120,6 +120,7 @@ def _untrained(family: CodecFamily, utterances: Sequence[Utterance], seed: int, 
     if kept is not None:
         return kept
     LOG.info("making untrained weights of %s (k-means codebooks on a sample of the corpus) ...", family.name)
+    folder.mkdir(parents=True, exist_ok=True)
     checkpoint = family.make_untrained(sample(), seed, folder)
     paths = [path for path in (checkpoint.path, checkpoint.config_path) if path is not None]
     files = {path.name: _sha256(path) for path in paths}

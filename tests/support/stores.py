@@ -35,7 +35,7 @@ class StoreRecipe:
 
 def write_store(
     path: Path, recipe: StoreRecipe = StoreRecipe(), layout="factored", compression="zstd", only=None
-) -> Path:  # noqa: B008
+) -> Path:
     """Write the store of a recipe, or the utterances whose places are in `only`. Codes follow the phone labels."""
     rng = np.random.default_rng(recipe.seed)
     speakers = [f"s{index % recipe.n_speakers}" for index in range(recipe.n_utterances)]
