@@ -389,12 +389,12 @@ def report(folder: Path, as_json: bool) -> None:
     Example:  python cli.py report results
     """
     _start(quiet=True)
+    from probes.errors import ProbeError
     from probes.records import read_records
-    from probes.report import no_records_error
 
     records = read_records(folder)
     if not records:
-        raise no_records_error(folder)
+        raise ProbeError(f"{folder}: expected a results folder with records.jsonl, found no record; run probe first")
     click.echo(_results(records, folder, as_json))
 
 

@@ -36,6 +36,7 @@ def pitch_scores(question: PitchQuestion, fit: Fit) -> Record:
     problem = question.problem
     predicted: NDArray[np.float64] = problem.codewords @ fit.coef[0] + fit.intercept[0]
     n_eval = len(question.eval_f0_hz)
+    n, sum_y, sum_y2 = question.eval_moments
 
     def mae_hz(values: NDArray[np.float64]) -> float:
         return absolute_error_sum(question.eval_codes, question.eval_f0_hz, values) / n_eval
@@ -45,6 +46,6 @@ def pitch_scores(question: PitchQuestion, fit: Fit) -> Record:
         "n_eval": n_eval,
         "n_codes_used": int((problem.n > 0).sum()),
         "mae_hz": mae_hz(predicted),
-        "r2": r2_score(*question.eval_moments, predicted),
+        "r2": r2_score(n, sum_y, sum_y2, predicted),
         "mean_baseline_mae_hz": mae_hz(mean_baseline(problem.n, problem.sum_y)),
     }

@@ -7,7 +7,7 @@ audio in the same way. A recipe hash beside them tells whether they are those as
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from featstore.atomic import write_text_once
 from featstore.audio import read_audio, resample
 from featstore.codecs.base import Checkpoint, CodecFamily, WeightsKind
 from featstore.codecs.registry import codec_family, codec_names
+from featstore.codecs.weights import sha256_of
 from featstore.corpora.base import Utterance
 from featstore.errors import FeatstoreError, UnknownNameError, UtteranceError, WeightsError
 
@@ -114,17 +115,20 @@ def find_checkpoint(
 
 
 def _untrained(family: CodecFamily, utterances: Sequence[Utterance], seed: int, folder: Path) -> Checkpoint:
-    sample, recipe = _sample(family, utterances, seed)
+    # by ids, not by audio: a file repaired in the middle of a build must not change the weights of finished shards
+    recipe = hashlib.sha256(f"{family.name}\0{seed}\0{SAMPLE_S}".encode())
+    for utterance in utterances:
+        recipe.update(f"\0{utterance.id}".encode())
     note = folder / f"{family.name}.json"
-    kept = _kept(note, recipe, folder)
+    kept = _kept(note, recipe.hexdigest(), folder)
     if kept is not None:
         return kept
     LOG.info("making untrained weights of %s (k-means codebooks on a sample of the corpus) ...", family.name)
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = family.make_untrained(sample(), seed, folder)
+    checkpoint = family.make_untrained(_sample(family, utterances, seed), seed, folder)
     paths = [path for path in (checkpoint.path, checkpoint.config_path) if path is not None]
-    files = {path.name: _sha256(path) for path in paths}
-    write_text_once(note, json.dumps({"recipe_sha256": recipe, "files": files}, indent=1) + "\n")
+    content = {"recipe_sha256": recipe.hexdigest(), "files": {path.name: sha256_of(path) for path in paths}}
+    write_text_once(note, json.dumps(content, indent=1) + "\n")
     return checkpoint
 
 
@@ -132,7 +136,7 @@ def _kept(note: Path, recipe: str, folder: Path) -> Checkpoint | None:
     try:
         content = json.loads(note.read_text(encoding="utf-8"))
         files = {folder / Path(name).name: sha256 for name, sha256 in content["files"].items()}
-        if content["recipe_sha256"] != recipe or any(_sha256(path) != sha256 for path, sha256 in files.items()):
+        if content["recipe_sha256"] != recipe or any(sha256_of(path) != sha256 for path, sha256 in files.items()):
             return None
     except (OSError, ValueError, KeyError, AttributeError):
         return None  # absent or damaged: made anew
@@ -141,32 +145,20 @@ def _kept(note: Path, recipe: str, folder: Path) -> Checkpoint | None:
     return Checkpoint(path, "untrained", config_path)
 
 
-def _sample(
-    family: CodecFamily, utterances: Sequence[Utterance], seed: int
-) -> tuple[Callable[[], list[NDArray[np.float32]]], str]:
-    """Choose utterances in a seeded order until SAMPLE_S seconds; return their reader and a hash of the recipe."""
-    order = sorted(utterances, key=lambda item: hashlib.sha256(f"weights\0{seed}\0{item.id}".encode()).digest())
-    recipe, chosen, total_s = hashlib.sha256(f"{family.name}\0{seed}\0{SAMPLE_S}\0".encode()), [], 0.0
-    for utterance in order:
+def _sample(family: CodecFamily, utterances: Sequence[Utterance], seed: int) -> list[NDArray[np.float32]]:
+    """Read about SAMPLE_S seconds of audio at the codec's rate, utterances in a seeded order."""
+    sample, total_s = [], 0.0
+    for utterance in sorted(
+        utterances, key=lambda item: hashlib.sha256(f"weights\0{seed}\0{item.id}".encode()).digest()
+    ):
         try:
             audio = read_audio(utterance.audio_path)
         except UtteranceError:
             continue  # listed with its reason when its own shard is built
-        recipe.update(f"{utterance.id}\0{audio.sha256}\0".encode())
-        chosen.append(utterance)
+        sample.append(resample(audio.samples, audio.sample_rate_hz, family.sample_rate_hz))
         total_s += len(audio.samples) / audio.sample_rate_hz
         if total_s >= SAMPLE_S:
             break
-    if not chosen:
+    if not sample:
         raise FeatstoreError("no utterance of the corpus has readable audio: there is nothing to encode")
-
-    def read() -> list[NDArray[np.float32]]:
-        audios = (read_audio(utterance.audio_path) for utterance in chosen)
-        return [resample(audio.samples, audio.sample_rate_hz, family.sample_rate_hz) for audio in audios]
-
-    return read, recipe.hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sample

@@ -63,7 +63,8 @@ def _sound(f0_hz: float | None, n: int, pitch: float, rng: np.random.Generator) 
 def textgrid_text(intervals: list[tuple[float, float, str]], tier: str = "phones") -> str:
     """Return a long-form TextGrid with one tier."""
     end = intervals[-1][1]
-    head = f'File type = "ooTextFile"\nObject class = "TextGrid"\n\nxmin = 0.0\nxmax = {end}\ntiers? <exists>\nsize = 1\nitem []:\n'
+    head = f'File type = "ooTextFile"\nObject class = "TextGrid"\n\nxmin = 0.0\nxmax = {end}\n'
+    head += "tiers? <exists>\nsize = 1\nitem []:\n"
     head += f'\titem [1]:\n\t\tclass = "IntervalTier"\n\t\tname = "{tier}"\n\t\txmin = 0.0\n\t\txmax = {end}\n'
     head += f"\t\tintervals: size = {len(intervals)}\n"
     return head + "".join(
