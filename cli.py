@@ -212,7 +212,7 @@ def main() -> None:
     "--output", type=FOLDER, default=Path("results"), show_default=True, help="Folder for corpus, store and results."
 )
 @click.option("--speakers", type=click.IntRange(min=2), default=8, show_default=True, help="Speakers to synthesise.")
-@click.option("--utterances", type=click.IntRange(min=2), default=10, show_default=True, help="Utterances of each.")
+@click.option("--utterances", type=click.IntRange(min=2), default=6, show_default=True, help="Utterances of each.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the corpus.")
 @quiet_option
 def demo(output: Path, speakers: int, utterances: int, seed: int, quiet: bool) -> None:

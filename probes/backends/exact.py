@@ -18,7 +18,7 @@ from probes.spaces import solve
 Array = NDArray[np.float64]
 
 DEFAULT_TOL = 1e-8
-DEFAULT_MAX_ITER = 3000
+DEFAULT_MAX_ITER = 10_000
 # Relative gap that a fit is to prove, ten times under what records promise; never sharper than the tolerance itself.
 _PROVE = 1e-7
 
