@@ -89,7 +89,7 @@ def solve_intercept(scores: Array, targets: Array, intercept: Array) -> Array:
                 break
         else:
             break
-    return intercept - intercept.mean()
+    return np.asarray(intercept - intercept.mean())
 
 
 def _newton_step(probabilities: Array, weights: Array, gradient: Array) -> Array:
@@ -121,4 +121,4 @@ def _intercept_distance(objective: LogisticObjective, intercept: Array, value: f
     largest_norm = float(np.sqrt(np.einsum("vd,vd->v", objective.codewords, objective.codewords).max()))
     largest_coef = float(np.sqrt(2.0 * max(value, 0.0) / objective.l2_strength))
     range_optimal = float(np.log(shares.max() / shares.min())) + np.sqrt(2.0) * largest_norm * largest_coef
-    return 0.5 * (float(np.ptp(intercept)) + range_optimal)
+    return float(0.5 * (np.ptp(intercept) + range_optimal))

@@ -48,8 +48,7 @@ class LogitSpace:
     def stiffness(self) -> float:
         """Median penalty curvature of a logit, in units of the loss curvature of a typical logit."""
         typical = float(np.median(self.problem.weights)) / self.problem.targets.shape[1]
-        held = float(np.median(self._penalty_diagonal))
-        return held / typical
+        return float(np.median(self._penalty_diagonal) / typical)
 
     @property
     def iteration_cost(self) -> float:
@@ -95,7 +94,7 @@ class LogitSpace:
 
         def apply(gradient: Array) -> Array:
             balanced = gradient - gradient.mean(axis=1, keepdims=True)
-            step = balanced * inverse
+            step: Array = balanced * inverse
             step += pull * (scale * np.einsum("vk,vk->v", balanced, pull)[:, None])
             step -= step.mean(axis=1, keepdims=True)
             return step
@@ -115,8 +114,9 @@ class LogitSpace:
 
     def from_coefficients(self, coef: Array, intercept: Array) -> Array:
         """Return the unknown that W and b give."""
-        logits = self.problem.codewords @ coef.T + intercept
-        return logits - logits.mean(axis=1, keepdims=True)
+        logits: Array = self.problem.codewords @ coef.T + intercept
+        logits -= logits.mean(axis=1, keepdims=True)
+        return logits
 
 
 def _centred_inverse(codewords: Array) -> Array:
@@ -127,7 +127,8 @@ def _centred_inverse(codewords: Array) -> Array:
     pivots = np.abs(np.diag(factor))
     if failed or not np.isfinite(pivots).all() or pivots.min() <= _SMALLEST_PIVOT * pivots.max():
         raise np.linalg.LinAlgError("codewords are affinely dependent")
-    inverse, _ = dpotri(factor, lower=1)
-    inverse = np.tril(inverse) + np.tril(inverse, -1).T
+    lower, _ = dpotri(factor, lower=1)
+    inverse: Array = np.tril(lower) + np.tril(lower, -1).T
     ones_image = inverse.sum(axis=1)
-    return inverse - np.outer(ones_image, ones_image) / ones_image.sum()
+    inverse -= np.outer(ones_image, ones_image) / ones_image.sum()
+    return inverse

@@ -145,5 +145,5 @@ def token_phonemes(alignment: Alignment, n_frames: int, hop_samples: int, sample
         is_best = rank == np.repeat(best, n_pairs[has_pair])
         earliest = np.where(is_best, pair_interval, len(alignment.labels))
         chosen[has_pair] = np.minimum.reduceat(earliest, pair_offset[has_pair])
-    names: NDArray[np.str_] = np.array([*alignment.labels, NO_OVERLAP_LABEL])
-    return names[chosen]
+    names = np.array([*alignment.labels, NO_OVERLAP_LABEL])
+    return names.take(chosen)

@@ -57,4 +57,4 @@ def windows_at(samples: NDArray[np.float32], centres: NDArray[np.int64], half_sa
     at = max(-start, 0)
     stretch[at : at + len(inside)] = inside
     windows = np.lib.stride_tricks.sliding_window_view(stretch, 2 * half_samples + 1)
-    return windows[centres - centres[0]]
+    return windows.take(centres - centres[0], axis=0)

@@ -122,7 +122,7 @@ def _choose_lag(
     is_deep = is_trough & (inner < TROUGH_THRESHOLD)
     deepest = np.where(is_trough, inner, np.inf).argmin(axis=1)
     lag = shortest + np.where(is_deep.any(axis=1), is_deep.argmax(axis=1), deepest)
-    return lag, is_trough.any(axis=1)
+    return lag, np.asarray(is_trough.any(axis=1))
 
 
 def _refine(normalised: NDArray[np.float64], lag: NDArray[np.intp]) -> NDArray[np.float64]:
@@ -132,4 +132,4 @@ def _refine(normalised: NDArray[np.float64], lag: NDArray[np.intp]) -> NDArray[n
     curvature = before - 2 * at + after
     shift = np.zeros(len(lag))
     np.divide((before - after) / 2, curvature, out=shift, where=curvature > _TINY)
-    return lag + np.clip(shift, -0.5, 0.5)
+    return np.add(lag, np.clip(shift, -0.5, 0.5))
