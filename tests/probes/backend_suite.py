@@ -28,7 +28,7 @@ class BackendSuite:
     one_step = FitOptions(max_iter=1)
     class_weight = "balanced"
     gap = 1e-8  # relative to the objective
-    close = 1e-3  # absolute, of probabilities
+    close = 1e-3  # absolute, of probabilities: a gap of d moves those of a code of weight r by up to sqrt(2 d / r)
 
     @pytest.fixture
     def backend(self):
@@ -49,7 +49,7 @@ class BackendSuite:
             {"n_codes": 60, "dim": 1, "n_classes": 3},
             {"n_codes": 8, "dim": 8, "n_classes": 12, "n_frames": 300},
             {"n_codes": 50, "dim": 20, "n_classes": 2},
-            {"n_codes": 30, "dim": 10, "n_classes": 6, "condition": 1e4, "n_frames": 100_000},
+            {"n_codes": 30, "dim": 10, "n_classes": 6, "condition": 1e4},
         ],
     )
     def test_reaches_the_optimum(self, backend, shape):

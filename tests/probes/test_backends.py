@@ -23,7 +23,6 @@ class TestExact(BackendSuite):
     # distance, so a relative gap of 1e-8 leaves about its square root, 1e-4, in probabilities and coefficients.
     options = FitOptions()
     gap = 3e-8
-    close = 1e-4
 
     @pytest.fixture
     def backend(self):
@@ -46,7 +45,6 @@ class TestSklearnCollapsed(BackendSuite):
 
 class TestSklearnUnweighted(TestSklearnCollapsed):
     class_weight = "none"
-    close = 1e-4
 
 
 class TestSklearnDense(TestSklearnCollapsed):
