@@ -160,7 +160,8 @@ def test_old_python_is_named(fake):
 
 def make(*arguments, **variables):
     # MAKEFLAGS and the like of an outer `make test` must not reach this one.
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "PYTHON", "VENV", "STAMP"))}
+    prefixes = ("MAKE", "MFLAGS", "PYTHON", "VENV", "STAMP")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
     env |= {name: str(value) for name, value in variables.items()}
     return subprocess.run(["make", *arguments], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
 
