@@ -32,7 +32,7 @@ class DatasetSpec:
 
 @dataclass(frozen=True)
 class AttributeSpec:
-    """One attribute: name, type (``json`` is a string holding JSON), allowed values where they are few."""
+    """One attribute: name, type (``json`` is a string holding a JSON object), allowed values where they are few."""
 
     name: str
     type: str
@@ -119,7 +119,7 @@ def check_contents(root: Contents, codecs: Mapping[str, Contents]) -> list[str]:
     for name, found in codecs.items():
         group = f"/codecs/{name}/"
         problems += _check_attributes(group, spec.codec_attributes, found.attributes)
-        own = {key: int(found.attributes[key]) for key in ("n_layers", "dim") if key in found.attributes}
+        own = {key: int(found.attributes[key]) for key in ("n_layers", "dim") if _is_size(found.attributes.get(key))}
         layout = found.attributes.get("layout")
         problems += _check_datasets(group, spec.codec_datasets, found.datasets, sizes | own, layout)
     return problems
@@ -131,22 +131,25 @@ def _check_attributes(group: str, specs: tuple[AttributeSpec, ...], found: Mappi
         if spec.name not in found:
             if spec.required:
                 problems.append(f"{group}@{spec.name}: expected an attribute ({spec.type}), found none")
+        elif not _has_type(found[spec.name], spec.type):
+            problems.append(f"{group}@{spec.name}: expected {spec.type}, found {found[spec.name]!r}")
         elif spec.values and found[spec.name] not in spec.values:
             problems.append(
                 f"{group}@{spec.name}: expected one of {', '.join(spec.values)}, found {found[spec.name]!r}"
             )
-        elif not _has_type(found[spec.name], spec.type):
-            problems.append(f"{group}@{spec.name}: expected {spec.type}, found {found[spec.name]!r}")
     return problems
+
+
+def _is_size(value: Any) -> bool:
+    return _has_type(value, "int") and value >= 0
 
 
 def _has_type(value: Any, type_name: str) -> bool:
     if type_name == "json":
         try:
-            json.loads(value)
+            return isinstance(json.loads(value), dict)
         except (TypeError, ValueError):
             return False
-        return True
     python: dict[str, type | tuple[type, ...]] = {"string": str, "bool": bool, "int": int, "float": (int, float)}
     return isinstance(value, python[type_name]) and (type_name == "bool" or not isinstance(value, bool))
 
