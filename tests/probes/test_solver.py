@@ -1,0 +1,309 @@
+"""The exact solver from the inside: derivatives, reductions, parametrisations, line search, memory and certificate."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from probes.backends.exact import ExactBackend
+from probes.certificate import certify, solve_intercept
+from probes.feature_space import FeatureSpace
+from probes.lbfgs import CurvatureMemory
+from probes.line_search import Trial, search
+from probes.logit_space import LogitSpace
+from probes.objective import LogisticObjective, cross_entropy, softmax
+from probes.problem import FitOptions, LogisticProblem
+from probes.reduction import reduce_problem
+from probes.solver import Limits, minimise
+from probes.spaces import carry_over, solve
+from tests.probes.problems import logistic_problem
+
+TIGHT = Limits(estimate=1e-13, bound=1e-9, max_iter=5_000)
+WIDE = {"n_codes": 24, "dim": 40}  # fewer codes than dimensions: both spaces exist
+
+
+def random_point(objective, seed=0):
+    rng = np.random.default_rng(seed)
+    shape = objective.targets.shape[1], objective.codewords.shape[1]
+    return rng.standard_normal(shape), rng.standard_normal(shape[0])
+
+
+@pytest.mark.parametrize("class_weight", ["balanced", "none"])
+def test_gradient_is_the_difference_quotient_of_the_value(class_weight):
+    objective = LogisticObjective.of(logistic_problem(class_weight=class_weight, C=1e-4))
+    coef, intercept = random_point(objective)
+    along_coef, along_intercept = random_point(objective, 1)
+    gradient_coef, gradient_intercept = objective.gradient(coef, intercept)
+    h = 1e-6
+    forward = objective.value(coef + h * along_coef, intercept + h * along_intercept)
+    backward = objective.value(coef - h * along_coef, intercept - h * along_intercept)
+    expected = np.vdot(gradient_coef, along_coef) + gradient_intercept @ along_intercept
+    assert (forward - backward) / (2 * h) == pytest.approx(expected, rel=1e-7)
+
+
+def test_hessian_product_is_the_difference_quotient_of_the_gradient():
+    objective = LogisticObjective.of(logistic_problem(C=1e-4))
+    coef, intercept = random_point(objective)
+    along_coef, along_intercept = random_point(objective, 1)
+    h = 1e-5
+    forward = objective.gradient(coef + h * along_coef, intercept + h * along_intercept)
+    backward = objective.gradient(coef - h * along_coef, intercept - h * along_intercept)
+    product = objective.hessian_product(coef, intercept, along_coef, along_intercept)
+    for plus, minus, exact in zip(forward, backward, product, strict=True):
+        np.testing.assert_allclose((plus - minus) / (2 * h), exact, atol=1e-7)
+
+
+def test_softmax_does_not_overflow():
+    logits = np.array([[1e4, 0.0, -1e4], [-1e4, -1e4, -1e4]])
+    probabilities, log_sum_exp = softmax(logits)
+    np.testing.assert_allclose(probabilities, [[1, 0, 0], [1 / 3, 1 / 3, 1 / 3]])
+    np.testing.assert_allclose(log_sum_exp, [1e4, -1e4 + np.log(3)])
+
+
+@pytest.mark.parametrize("space_class", [LogitSpace, FeatureSpace])
+class TestSpace:
+    def space(self, space_class, **shape):
+        return space_class(reduce_problem(logistic_problem(**(WIDE | {"n_classes": 4} | shape))))
+
+    def value(self, space, unknown):
+        logits = space.logits(unknown)
+        _, log_sum_exp = softmax(logits)
+        loss = cross_entropy(logits, log_sum_exp, space.problem.targets)
+        return loss + 0.5 * np.vdot(unknown, space.penalty_product(unknown))
+
+    def test_value_is_that_of_its_coefficients(self, space_class):
+        space = self.space(space_class)
+        unknown = space.start()
+        coef, intercept = space.coefficients(unknown)
+        reduced = space.problem
+        objective = LogisticObjective(reduced.codewords, reduced.targets, reduced.l2_strength)
+        # the same function of W and b, up to the intercept that the saturated space has already solved for
+        best = solve_intercept(reduced.codewords @ coef.T, reduced.targets, intercept)
+        assert objective.value(coef, best) <= self.value(space, unknown) * (1 + 1e-9)
+        assert objective.value(coef, intercept) == pytest.approx(self.value(space, unknown), rel=1e-6)
+
+    def test_gradient_is_the_difference_quotient_of_its_value(self, space_class):
+        space = self.space(space_class)
+        unknown = space.start()
+        along = np.random.default_rng(0).standard_normal(unknown.shape)
+        probabilities, _ = softmax(space.logits(unknown))
+        residual = space.problem.weights * probabilities - space.problem.targets
+        gradient = space.gradient(residual, space.penalty_product(unknown))
+        h = 1e-6
+        quotient = (self.value(space, unknown + h * along) - self.value(space, unknown - h * along)) / (2 * h)
+        assert quotient == pytest.approx(np.vdot(gradient, along), rel=1e-6)
+
+    def test_metric_is_symmetric_and_positive(self, space_class):
+        space = self.space(space_class)
+        unknown = space.start()
+        probabilities, _ = softmax(space.logits(unknown))
+        space.refresh(probabilities)
+        apply = space.metric(probabilities)
+        rng = np.random.default_rng(0)
+        a, b = rng.standard_normal((2, *unknown.shape))
+        a, b = (x - x.mean(axis=1, keepdims=True) for x in (a, b))
+        assert np.vdot(a, apply(b)) == pytest.approx(np.vdot(b, apply(a)), rel=1e-9)
+        assert np.vdot(a, apply(a)) > 0
+        assert np.abs(apply(a).sum(axis=1)).max() < 1e-9 * np.abs(apply(a)).max()
+
+    def test_coefficients_come_back(self, space_class):
+        space = self.space(space_class)
+        unknown = space.start()
+        again = space.from_coefficients(*space.coefficients(unknown))
+        np.testing.assert_allclose(space.logits(again), space.logits(unknown), atol=1e-6)
+
+    def test_bound_holds_all_the_way_down(self, space_class):
+        space = self.space(space_class)
+        best = minimise(space, space.start(), TIGHT).value
+        for n_iter in (1, 3, 6):
+            solution = minimise(space, space.start(), Limits(1e-15, 1e-15, n_iter))
+            coef, intercept = space.coefficients(solution.unknown)
+            reduced = space.problem
+            certificate = certify(
+                LogisticObjective(reduced.codewords, reduced.targets, reduced.l2_strength), coef, intercept
+            )
+            assert certificate.gap_bound >= certificate.objective - best - 1e-12
+
+
+@pytest.mark.parametrize("shape", [WIDE, {"n_codes": 60, "dim": 59}, {"n_codes": 30, "dim": 30, "n_classes": 9}])
+@pytest.mark.parametrize("condition", [3.0, 1e3, 1e5])
+def test_every_way_that_converges_ends_at_the_same_optimum(shape, condition):
+    reduced = reduce_problem(logistic_problem(condition=condition, C=1e3, **shape))
+    limits = replace(TIGHT, max_iter=600)
+    alone = [minimise(space, space.start(), limits) for space in (LogitSpace(reduced), FeatureSpace(reduced))]
+    _, chosen = solve(reduced, TIGHT)
+    assert chosen.outcome == "converged"  # whichever of the two is hopeless here
+    for solution in alone:
+        assert solution.value >= chosen.value * (1 - 1e-9)
+        if solution.outcome == "converged":
+            assert solution.value == pytest.approx(chosen.value, rel=1e-9)
+
+
+@pytest.mark.parametrize("first", ["logit", "feature"])
+def test_a_slow_space_hands_over_to_the_other(first):
+    reduced = reduce_problem(logistic_problem(seed=3, n_codes=80, dim=90, n_classes=12, condition=3e5, C=1e4))
+    space, solution = solve(reduced, Limits(1e-9, 1e-6, 20_000), first)
+    assert solution.outcome == "converged"
+    other, reference = solve(reduced, Limits(1e-12, 1e-9, 50_000))
+    assert solution.value == pytest.approx(reference.value, rel=1e-7)
+    carried = carry_over(solution.unknown, space, FeatureSpace(reduced))
+    assert carried.shape[1] == 12
+    assert carry_over(solution.unknown, space, space) is solution.unknown
+    assert other.name in ("logit", "feature")
+
+
+class TestHarshProblems:
+    """Where plain methods stop early: every fit has to end with a proof."""
+
+    def check(self, problem, rel=1e-6):
+        fit = ExactBackend().fit_logistic(problem, FitOptions())
+        assert fit.outcome == "converged"
+        assert fit.gap_bound <= rel * max(fit.objective, 1e-3)
+        return fit
+
+    @pytest.mark.parametrize("condition", [1e2, 1e4, 1e6])
+    @pytest.mark.parametrize("dim", [8, 40, 64])
+    def test_decaying_spectra(self, condition, dim):
+        self.check(logistic_problem(seed=5, n_codes=60, dim=dim, n_classes=7, condition=condition, n_frames=200_000))
+
+    def test_rank_deficient_codebook(self):
+        problem = logistic_problem(seed=6, n_codes=50, dim=20)
+        X = problem.codewords.copy()
+        X[:, 10:] = X[:, :10] @ np.random.default_rng(0).standard_normal((10, 10))
+        self.check(LogisticProblem(X, problem.counts))
+
+    def test_near_duplicate_codewords(self):
+        problem = logistic_problem(seed=7, n_codes=40, dim=60)
+        X = problem.codewords.copy()
+        X[1::2] = X[::2] + 1e-7 * np.random.default_rng(0).standard_normal(X[::2].shape)
+        self.check(LogisticProblem(X, problem.counts))
+
+    def test_exact_duplicates_are_one_code(self):
+        problem = logistic_problem(seed=8, n_codes=40)
+        doubled = LogisticProblem(np.repeat(problem.codewords, 2, axis=0), np.repeat(problem.counts, 2, axis=0) / 2)
+        once, twice = self.check(problem), self.check(doubled)
+        assert len(reduce_problem(doubled).codewords) == len(reduce_problem(problem).codewords)
+        assert twice.objective == pytest.approx(once.objective, rel=1e-7)
+
+    def test_separable_labels(self):
+        X = np.random.default_rng(0).standard_normal((20, 30))
+        self.check(LogisticProblem(X, np.eye(20) * 1e4), rel=1e-3)
+
+    def test_few_frames(self):
+        self.check(logistic_problem(seed=9, n_codes=100, dim=120, n_classes=8, n_frames=300))
+
+    def test_one_frame_in_a_class(self):
+        problem = logistic_problem(seed=10)
+        counts = problem.counts.copy()
+        counts[:, 0] = 0.0
+        counts[3, 0] = 1.0
+        self.check(LogisticProblem(problem.codewords, counts))
+
+    def test_constant_codewords_learn_the_shares(self):
+        counts = np.random.default_rng(0).integers(1, 50, (10, 3)).astype(float)
+        fit = self.check(LogisticProblem(np.ones((10, 4)), counts, "none"))
+        probabilities, _ = softmax(np.ones((1, 4)) @ fit.coef.T + fit.intercept)
+        np.testing.assert_allclose(probabilities[0], counts.sum(axis=0) / counts.sum(), rtol=1e-6)
+
+
+def test_reduction_keeps_the_objective():
+    problem = logistic_problem(n_codes=30, dim=50, unused=0.3)
+    reduced = reduce_problem(problem)
+    assert reduced.codewords.shape[1] <= len(reduced.codewords)
+    rng = np.random.default_rng(0)
+    coef, intercept = rng.standard_normal((5, reduced.codewords.shape[1])), rng.standard_normal(5)
+    coef -= coef.mean(axis=0)
+    inside = LogisticObjective(reduced.codewords, reduced.targets, reduced.l2_strength).value(coef, intercept)
+    assert LogisticObjective.of(problem).value(*reduced.restore(coef, intercept)) == pytest.approx(inside, rel=1e-12)
+
+
+class TestCertificate:
+    def test_bound_covers_a_bad_point(self):
+        problem = logistic_problem(C=1e-3)
+        objective = LogisticObjective.of(problem)
+        best = ExactBackend().fit_logistic(problem, FitOptions()).objective
+        for scale in (0.0, 0.1, 1.0, 10.0):
+            coef, intercept = (scale * part for part in random_point(objective))
+            certificate = certify(objective, coef, intercept)
+            assert certificate.objective - best <= certificate.gap_bound
+            assert certificate.objective <= objective.value(coef, intercept) + 1e-12
+
+    def test_intercept_is_that_of_a_general_minimiser(self):
+        objective = LogisticObjective.of(logistic_problem(seed=2))
+        coef, intercept = random_point(objective)
+        found = solve_intercept(objective.codewords @ coef.T, objective.targets, intercept)
+        general = minimize(
+            lambda b: objective.value(coef, b), np.zeros(5), jac=lambda b: objective.gradient(coef, b)[1]
+        )
+        assert objective.value(coef, found) <= general.fun + 1e-12
+        assert np.abs(objective.gradient(coef, found)[1]).max() < 1e-12
+
+    def test_intercept_of_a_class_that_is_a_millionth(self):
+        counts = np.array([[1e6, 1.0], [1e6, 0.0]])
+        objective = LogisticObjective.of(LogisticProblem(np.array([[0.0], [1.0]]), counts, "none"))
+        found = solve_intercept(np.zeros((2, 2)), objective.targets, np.zeros(2))
+        assert found[0] - found[1] == pytest.approx(np.log(2e6), rel=1e-9)
+
+
+class TestLineSearch:
+    def parabola(self, curvature):
+        return lambda step: Trial(step, -step + curvature * step**2 / 2, -1 + curvature * step, None)
+
+    @pytest.mark.parametrize("curvature", [1e-3, 0.3, 1.0, 5.0, 1e3, 1e6])
+    def test_slope_is_halved_at_least(self, curvature):
+        found = search(self.parabola(curvature), 0.0, -1.0, 1e-15)
+        assert abs(found.slope) <= 0.5
+        assert found.value < 0
+
+    def test_no_lower_point_is_none(self):
+        assert search(lambda step: Trial(step, 1.0 + step, 1.0, None), 0.0, -1.0, 1e-15) is None
+
+    def test_overflow_on_the_way_is_walked_back_from(self):
+        def evaluate(step):
+            return Trial(step, np.nan, np.nan, None) if step > 0.01 else self.parabola(100.0)(step)
+
+        assert search(evaluate, 0.0, -1.0, 1e-15).value < 0
+
+
+class TestCurvatureMemory:
+    def test_learns_a_quadratic_s_hessian(self):
+        """After as many exact pairs as dimensions a direction is Newton's."""
+        rng = np.random.default_rng(0)
+        square = rng.standard_normal((4, 4))
+        hessian = square @ square.T + np.eye(4)
+        memory = CurvatureMemory((4,), size=10)
+        unknown = rng.standard_normal(4)
+        for _ in range(12):
+            gradient = hessian @ unknown
+            direction = memory.direction(gradient, lambda g: g)
+            step = -(gradient @ direction) / (direction @ hessian @ direction) * direction
+            memory.store(step, hessian @ step)
+            unknown = unknown + step
+        assert np.abs(unknown).max() < 1e-8
+
+    def test_agrees_with_the_textbook_recursion(self):
+        rng = np.random.default_rng(1)
+        memory, pairs = CurvatureMemory((6,), size=3), []
+        for _ in range(7):  # more pairs than places
+            step = rng.standard_normal(6)
+            change = step * rng.uniform(0.5, 2, 6)
+            memory.store(step, change)
+            pairs = [*pairs, (step, change)][-3:]
+        gradient = rng.standard_normal(6)
+        q, shares = -gradient, []
+        for step, change in reversed(pairs):
+            shares.append(step @ q / (step @ change))
+            q = q - shares[-1] * change
+        for (step, change), share in zip(pairs, reversed(shares), strict=True):
+            q = q + step * (share - change @ q / (step @ change))
+        np.testing.assert_allclose(memory.direction(gradient, lambda g: g), q, rtol=1e-10)
+
+    def test_negative_curvature_and_forgetting(self):
+        memory = CurvatureMemory((2,))
+        memory.store(np.array([1.0, 0.0]), np.array([-1.0, 0.0]))
+        np.testing.assert_array_equal(memory.direction(np.array([1.0, 2.0]), lambda g: g), [-1.0, -2.0])
+        memory.store(np.array([1.0, 0.0]), np.array([4.0, 0.0]))
+        np.testing.assert_allclose(memory.direction(np.array([1.0, 2.0]), lambda g: g), [-0.25, -2.0])
+        memory.forget()
+        np.testing.assert_array_equal(memory.direction(np.array([1.0, 2.0]), lambda g: g), [-1.0, -2.0])
