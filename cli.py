@@ -17,8 +17,7 @@ import click
 from schemas.errors import RvqprobeError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-FILE = click.Path(path_type=Path, dir_okay=False)
-FOLDER = click.Path(path_type=Path)
+PATH = click.Path(path_type=Path)  # whether it is there, and of the right kind, is the library's to say
 
 
 class _Terminated(KeyboardInterrupt):
@@ -77,10 +76,8 @@ quiet_option = click.option("--quiet", is_flag=True, help="No progress and no no
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 
 corpus_options = options(
-    click.option(
-        "--librispeech-root", type=FOLDER, required=True, help="Folder that holds the split (or LibriSpeech/)."
-    ),
-    click.option("--alignments-root", type=FOLDER, required=True, help="Folder of the MFA TextGrids."),
+    click.option("--librispeech-root", type=PATH, required=True, help="Folder that holds the split (or LibriSpeech/)."),
+    click.option("--alignments-root", type=PATH, required=True, help="Folder of the MFA TextGrids."),
     click.option("--split", default="train-clean-100", show_default=True, help="LibriSpeech split."),
 )
 build_options = options(
@@ -93,9 +90,9 @@ build_options = options(
     click.option(
         "--weights", multiple=True, help="pretrained (default), untrained, or NAME=pretrained|untrained|FILE."
     ),
-    click.option("--encodec-ckpt", type=FILE, help="EnCodec checkpoint (.th)."),
-    click.option("--st-ckpt", type=FILE, help="SpeechTokenizer checkpoint (.pt)."),
-    click.option("--st-config", type=FILE, help="SpeechTokenizer configuration (config.json)."),
+    click.option("--encodec-ckpt", type=PATH, help="EnCodec checkpoint (.th)."),
+    click.option("--st-ckpt", type=PATH, help="SpeechTokenizer checkpoint (.pt)."),
+    click.option("--st-config", type=PATH, help="SpeechTokenizer configuration (config.json)."),
     click.option(
         "--embeddings",
         type=click.Choice(["dense", "factored"]),
@@ -209,7 +206,7 @@ def main() -> None:
 
 @main.command()
 @click.option(
-    "--output", type=FOLDER, default=Path("results"), show_default=True, help="Folder for corpus, store and results."
+    "--output", type=PATH, default=Path("results"), show_default=True, help="Folder for corpus, store and results."
 )
 @click.option("--speakers", type=click.IntRange(min=2), default=8, show_default=True, help="Speakers to synthesise.")
 @click.option("--utterances", type=click.IntRange(min=2), default=6, show_default=True, help="Utterances of each.")
@@ -247,7 +244,7 @@ def demo(output: Path, speakers: int, utterances: int, seed: int, quiet: bool) -
 
 
 @main.command("make-corpus")
-@click.argument("out", type=FOLDER)
+@click.argument("out", type=PATH)
 @click.option("--speakers", type=click.IntRange(min=1), default=8, show_default=True, help="Number of speakers.")
 @click.option(
     "--utterances", type=click.IntRange(min=1), default=10, show_default=True, help="Utterances of each speaker."
@@ -278,7 +275,7 @@ def make_corpus_command(out: Path, speakers: int, utterances: int, seed: int, tr
 
 @main.command("build-store")
 @corpus_options
-@click.option("--output", type=FILE, required=True, help="The store to make, e.g. store.h5.")
+@click.option("--output", type=PATH, required=True, help="The store to make, e.g. store.h5.")
 @build_options
 @device_option
 @click.option(
@@ -304,8 +301,8 @@ def build_store_command(quiet: bool, dry_run: bool, **arguments: Any) -> None:
 
 
 @main.command("merge-stores")
-@click.argument("parts", type=FILE, nargs=-1, required=True)
-@click.option("--output", type=FILE, required=True, help="The merged store.")
+@click.argument("parts", type=PATH, nargs=-1, required=True)
+@click.option("--output", type=PATH, required=True, help="The merged store.")
 @click.option(
     "--embeddings", type=click.Choice(["dense", "factored"]), help="Layout. [default: what the parts' builds asked for]"
 )
@@ -331,7 +328,7 @@ def merge_stores_command(parts: tuple[Path, ...], output: Path, embeddings: Any,
 
 
 @main.command()
-@click.argument("store", type=FILE)
+@click.argument("store", type=PATH)
 @json_option
 def inspect(store: Path, as_json: bool) -> None:
     """Show what is in a store.
@@ -348,7 +345,7 @@ def inspect(store: Path, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("store", type=FILE)
+@click.argument("store", type=PATH)
 @click.option("--full", is_flag=True, help="Read every byte: digest, ranges, dense rows equal to codebook[code].")
 def verify(store: Path, full: bool) -> None:
     """Check a store against the format, and with --full against its own digest.
@@ -363,8 +360,8 @@ def verify(store: Path, full: bool) -> None:
 
 
 @main.command()
-@click.argument("stores", type=FILE, nargs=-1, required=True)
-@click.option("--output", type=FOLDER, required=True, help="Results folder.")
+@click.argument("stores", type=PATH, nargs=-1, required=True)
+@click.option("--output", type=PATH, required=True, help="Results folder.")
 @click.option("--codec", "codecs", multiple=True, help="Codec to probe; may be repeated. [default: all in the store]")
 @probe_options
 @json_option
@@ -381,7 +378,7 @@ def probe(stores: tuple[Path, ...], output: Path, as_json: bool, quiet: bool, **
 
 
 @main.command()
-@click.argument("folder", type=FOLDER)
+@click.argument("folder", type=PATH)
 @json_option
 def report(folder: Path, as_json: bool) -> None:
     """Write figures and report.md anew from the records of a results folder, and print the summary.
@@ -400,7 +397,7 @@ def report(folder: Path, as_json: bool) -> None:
 
 @main.command()
 @corpus_options
-@click.option("--output", type=FOLDER, default=Path("results"), show_default=True, help="Folder for store and results.")
+@click.option("--output", type=PATH, default=Path("results"), show_default=True, help="Folder for store and results.")
 @build_options
 @device_option
 @probe_options

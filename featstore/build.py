@@ -50,11 +50,10 @@ def build_store(plan: BuildPlan, progress: Progress | None = None) -> BuildResul
     """
     options = plan.options
     report = progress or (lambda done, total, what: None)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    if not plan.split_path.exists() or options.force_resplit:
-        write_split(plan.split_path, plan.split, options.eval_frac, options.seed)
     device = choose_device(options.device)
     codecs = {name: _load(name, request, plan, device) for name, request in options.weights.items()}
+    if not plan.split_path.exists() or options.force_resplit:  # only now: without weights nothing is left behind
+        write_split(plan.split_path, plan.split, options.eval_frac, options.seed)
     job = _job(plan, codecs, describe_device(device))
     if options.shard:
         return _build_one(plan, job, options.shard[0] - 1, report)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.errors import StoreError, UnknownNameError
+from featstore.structure import check_structure, plain_attributes
 from schemas.store import check_store_version
 
 BLOCK_FRAMES = 65_536  # frames read or written at once; a multiple of every chunk's length
@@ -34,7 +35,7 @@ class Store:
     Raises
     ------
     StoreError
-        When the file is missing, no HDF5 file, truncated, or unfinished.
+        When the file is missing, no HDF5 file, truncated, unfinished, or breaks the format.
     SchemaError
         When it is of another format or of an unknown major version.
     """
@@ -53,6 +54,7 @@ class Store:
         check_store_version(attributes.get("format"), attributes.get("format_version"), str(self.path))
         if not attributes.get("complete"):
             raise StoreError(f"{self.path}: the store was never finished; build it again")
+        check_structure(self._file, self.path)
 
     def __enter__(self) -> "Store":
         return self
@@ -242,22 +244,12 @@ class Layer:
         return rows
 
 
-def plain_attributes(item: Any) -> dict[str, Any]:
-    """Return HDF5 attributes as str, bool, int and float."""
-    return {name: _plain(value) for name, value in item.attrs.items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.decode("utf-8")
-    return value.item() if isinstance(value, np.generic) else value
-
-
 def _open(path: Path) -> Any:
     if not path.is_file():
-        raise StoreError(f"{path}: expected a store, found no file; build one with build-store")
+        found = "a folder" if path.is_dir() else "no file"
+        raise StoreError(f"{path}: expected a store, found {found}; build one with build-store")
     if not h5py.is_hdf5(path):
-        raise StoreError(f"{path}: expected a store (an HDF5 file), found a file of another kind")
+        raise StoreError(f"{path}: expected a store (an HDF5 file), found a file of another kind; check the path")
     try:
         return h5py.File(path, "r")
     except OSError as error:

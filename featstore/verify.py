@@ -3,13 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from featstore.digest import content_digest
-from featstore.errors import StoreError
-from featstore.store import Frames, Store, plain_attributes
-from schemas.store import Contents, check_contents
+from featstore.store import Frames, Store
+from featstore.structure import raise_problems
 
 
 def verify_store(path: Path, full: bool = False) -> None:
@@ -26,34 +24,14 @@ def verify_store(path: Path, full: bool = False) -> None:
     StoreError
         With every violation found.
     """
-    with Store(path) as store:
-        problems = _structure(path) or _order(store)
+    with Store(path) as store:  # opening it checks the structure
+        problems = _order(store)
         if not problems and full:
             for name in store.codec_names:
                 problems += _frames(store[name])
             if not problems and content_digest(store) != store.content_digest:
                 problems.append("/@content_digest: differs from the content: the file was changed after it was built")
-    if problems:
-        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
-        raise StoreError(f"{path}: {'; '.join(problems[:5])}{more}; rebuild the store")
-
-
-def _structure(path: Path) -> list[str]:
-    with h5py.File(path, "r") as file:
-        codecs = {name: _contents(group) for name, group in file.get("codecs", {}).items()}
-        return check_contents(_contents(file, leave_out="codecs"), codecs)
-
-
-def _contents(group: Any, leave_out: str = "") -> Contents:
-    datasets: dict[str, tuple[str, tuple[int, ...]]] = {}
-
-    def add(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and not (leave_out and name.startswith(f"{leave_out}/")):
-            is_text = h5py.check_string_dtype(item.dtype) is not None
-            datasets[name] = ("string" if is_text else str(item.dtype), item.shape)
-
-    group.visititems(add)
-    return Contents(plain_attributes(group), datasets)
+    raise_problems(path, problems)
 
 
 def _order(store: Store) -> list[str]:

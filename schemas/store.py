@@ -11,6 +11,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from schemas.errors import SchemaError
 from schemas.versions import check_version
 
 STORE_FORMAT = "rvqprobe-store"
@@ -93,7 +94,7 @@ def check_store_version(format_name: object, version: object, where: str) -> Non
         Naming the file, what was expected and what was found.
     """
     if format_name != STORE_FORMAT:
-        check_version(None, STORE_FORMAT_VERSION, f"{where}: format {format_name!r} is not {STORE_FORMAT!r}, version")
+        raise SchemaError(f"{where}: format {format_name!r} is not {STORE_FORMAT!r}; build a store with build-store")
     check_version(version, STORE_FORMAT_VERSION, f"{where}: format_version")
 
 

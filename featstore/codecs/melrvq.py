@@ -64,6 +64,8 @@ def load(checkpoint: Checkpoint, device: str) -> MelRvq:
     path = checkpoint.path
     sha256 = weights.sha256_of(path)
     fields = {field.name: type(getattr(_SETTINGS, field.name)) for field in dataclasses.fields(MelSettings)}
+    if not zipfile.is_zipfile(path):
+        raise WeightsError(f"{path}: expected a {NAME} checkpoint (.npz), found a file of another kind; make it again")
     try:
         with np.load(path, allow_pickle=False) as stored:
             codebooks = stored["codebooks"]
