@@ -3,8 +3,9 @@
 The package ``textgrid`` does the parsing. It leaves three things to its caller, which this module takes over:
 
 - it raises whatever went wrong inside it (AttributeError on a truncated file, IndexError, UnicodeDecodeError, ...);
-- it drops, without a word, every interval whose start is not below its end, so a NaN or a reversed interval would
-  become silence: the times are looked at before;
+- it drops, without a word, every interval whose start is not below its end, and every one beyond the number that its
+  tier says it has, so a NaN, a reversed interval or a wrong number would become silence: the numbers are looked at
+  before;
 - its reading time grows with the square of the length of an unclosed text: lengths are bounded before.
 
 File format: https://www.fon.hum.uva.nl/praat/manual/TextGrid_file_formats.html
@@ -113,33 +114,60 @@ def _decode(path: Path, content: bytes) -> tuple[str, str]:
 
 
 def _find_problem(text: str) -> str | None:
-    """Look for what the package would hang on, or drop in silence.
-
-    Between two texts in double quotes a TextGrid, long or short, holds either the two times of an interval (five
-    numbers before a tier's first: the tier's start, end, count, and the two times), or one time of a point (four
-    before the first), or a header (three): so the count of numbers tells what they are.
-    """
+    """Look for what the package would hang on, or drop in silence."""
     pieces = text.split('"')
     if len(pieces) % 2 == 0:
         return "a text in double quotes does not end: the file is truncated or damaged"
     if max(map(len, pieces)) > MAX_PIECE_CHARS:
         return f"more than {MAX_PIECE_CHARS} characters in one label or between two: not a TextGrid in text form"
-    n_intervals = 0
-    tier_start_s, last_end_s, tier_end_s = 0.0, 0.0, math.inf
-    for piece in pieces[::2]:
-        times = [number for word in piece.split() if (number := _number(word)) is not None]
-        if any(not math.isfinite(time) or time > MAX_DURATION_S for time in times if len(times) != 4):
+    between = [[number for word in piece.split() if (number := _number(word)) is not None] for piece in pieces[::2]]
+    for numbers in between:
+        times = numbers[:2] + numbers[3:] if len(numbers) in _WITH_COUNT else numbers
+        if any(not math.isfinite(time) or time > MAX_DURATION_S for time in times):
             return f"a time is not a finite number of seconds up to {MAX_DURATION_S:.0f}"
-        if len(times) == 5:
-            tier_start_s, tier_end_s = times[:2]
-            last_end_s = tier_start_s
-        if len(times) in (2, 5):
-            n_intervals += 1
-            start_s, end_s = times[-2:]
-            if start_s < max(0.0, last_end_s) or end_s < start_s or end_s > tier_end_s:
-                return _misplaced(start_s, end_s, last_end_s, tier_end_s)
+    tiers = _interval_tiers(between)
+    if sum(len(tier.bounds_s) for tier in tiers) > MAX_INTERVALS:
+        return f"more than {MAX_INTERVALS} intervals"
+    return next((problem for tier in tiers if (problem := tier.find_problem()) is not None), None)
+
+
+class _IntervalTier(NamedTuple):
+    """The numbers of one interval tier: its span, how many intervals it says it has, and those it has."""
+
+    start_s: float
+    end_s: float
+    n_said: float
+    bounds_s: list[tuple[float, float]]
+
+    def find_problem(self) -> str | None:
+        last_end_s = self.start_s
+        for start_s, end_s in self.bounds_s:
+            if start_s < max(0.0, last_end_s) or end_s < start_s or end_s > self.end_s:
+                return _misplaced(start_s, end_s, last_end_s, self.end_s)
             last_end_s = end_s
-    return f"more than {MAX_INTERVALS} intervals" if n_intervals > MAX_INTERVALS else None
+        if self.n_said != len(self.bounds_s):
+            return f"a tier says {self.n_said:.15g} intervals but has {len(self.bounds_s)} (truncated or damaged)"
+        return None
+
+
+# How many numbers stand between two texts in double quotes, where one of them is a count (the third; the first two are
+# the start and the end of what is counted): in a header, before a tier's first point, before a tier's first interval.
+_WITH_COUNT = (3, 4, 5)
+
+
+def _interval_tiers(between: list[list[float]]) -> list[_IntervalTier]:
+    """Sort the numbers between the texts into interval tiers.
+
+    Long form or short, there are two times before the text of an interval, after the three numbers of the tier if it
+    is the first; before the mark of a point there is one. So how many there are tells what they are.
+    """
+    tiers: list[_IntervalTier] = []
+    for numbers in between:
+        if len(numbers) == 5:
+            tiers.append(_IntervalTier(numbers[0], numbers[1], numbers[2], []))
+        if len(numbers) in (2, 5) and tiers:
+            tiers[-1].bounds_s.append((numbers[-2], numbers[-1]))
+    return tiers
 
 
 def _misplaced(start_s: float, end_s: float, last_end_s: float, tier_end_s: float) -> str:
