@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import paths, tiny_codec
+from tests.support import command_line, paths, tiny_codec
 from tests.support.corpus import make_tiny_corpus
 
 
@@ -24,3 +24,18 @@ def shared_data() -> Path:
 def tiny_corpus(tmp_path_factory):
     """A corpus of tones with exact TextGrids: 3 speakers x 8 utterances of about 2 s (tests/support/corpus.py)."""
     return make_tiny_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="session")
+def melrvq_store(tiny_corpus, tmp_path_factory):
+    """The tiny corpus through melrvq by the command line; its weights lie beside it. Tests must not change it."""
+    path = tmp_path_factory.mktemp("melrvq") / "store.h5"
+    options = [*command_line.corpus_options(tiny_corpus), "--eval-frac", "0.25"]
+    command_line.run_well("build-store", *options, "--codec", "melrvq", "--output", path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def melrvq_weights(melrvq_store):
+    """Weights of melrvq, for builds that should not spend time on making them."""
+    return melrvq_store.with_name("store.h5.weights") / "melrvq.npz"
