@@ -1,12 +1,20 @@
 """The device that encodes: chosen once for a build and recorded in the store."""
 
+from featstore.codecs.torch_support import torch_device
+
 
 def choose_device(name: str) -> str:
     """Return the torch device for ``--device``: ``auto`` is CUDA where there is a GPU, else the CPU.
 
     MPS is used only when asked for by name: its kernels round differently, and codes are the data.
+
+    Raises
+    ------
+    FeatstoreError
+        When a device was asked for that is not here, whether or not the codecs of the build would use it.
     """
     if name != "auto":
+        torch_device(name)
         return name
     import torch
 
