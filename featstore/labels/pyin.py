@@ -45,6 +45,8 @@ def _estimate_block(
     frames are exactly those around the tokens' centres; only the model's speed limit has to be told the true hop.
     """
     windows = windows_at(samples, clock.centre_samples(low, high, sample_rate_hz), round(WINDOW_S * sample_rate_hz / 2))
+    # An offset, alone or beside silence, is constant and so perfectly periodic: librosa would call it a voice.
+    windows -= windows.mean(axis=1, keepdims=True)
     window_samples = windows.shape[1]
     token_samples = clock.hop_samples * sample_rate_hz / clock.codec_rate_hz
     with warnings.catch_warnings():
