@@ -39,3 +39,18 @@ def melrvq_store(tiny_corpus, tmp_path_factory):
 def melrvq_weights(melrvq_store):
     """Weights of melrvq, for builds that should not spend time on making them."""
     return melrvq_store.with_name("store.h5.weights") / "melrvq.npz"
+
+
+@pytest.fixture(scope="session")
+def exact_probing(melrvq_store, tmp_path_factory):
+    """``probe --backend exact`` in a process of its own: its results folder, and how it ended.
+
+    The last line of its output tells which modules it had loaded. Tests must not change the folder's records.
+    """
+    folder = tmp_path_factory.mktemp("exact") / "results"
+    arguments = ["probe", str(melrvq_store), "--output", str(folder), "--backend", "exact"]
+    ended = command_line.run_python(
+        f"import sys, cli\ncli.main({arguments!r}, standalone_mode=False)\nprint('loaded', *sys.modules)"
+    )
+    assert ended.exit_code == 0, ended.stderr
+    return folder, ended

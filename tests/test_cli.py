@@ -240,30 +240,18 @@ def test_inspect(melrvq_store):
     assert f"{codec['n_frames']:,} frames at 50 Hz" in text
 
 
-@pytest.fixture(scope="module")
-def exact(melrvq_store, tmp_path_factory):
-    """``probe --backend exact`` in a process of its own: its results folder, its output, what it had loaded."""
-    folder = tmp_path_factory.mktemp("exact") / "results"
-    arguments = ["probe", str(melrvq_store), "--output", str(folder), "--backend", "exact"]
-    ended = run_python(
-        f"import sys, cli\ncli.main({arguments!r}, standalone_mode=False)\nprint('loaded', *sys.modules)"
-    )
-    assert ended.exit_code == 0, ended.stderr
-    return folder, ended
-
-
 def records_of(folder):
     return [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
 
 
-def test_exact_probing_loads_nothing_heavy_to_its_end(exact):
-    loaded = set(exact[1].stdout.splitlines()[-1].split())
+def test_exact_probing_loads_nothing_heavy_to_its_end(exact_probing):
+    loaded = set(exact_probing[1].stdout.splitlines()[-1].split())
     assert {"numpy", "h5py", "probes.runner", "matplotlib"} <= loaded
     assert not loaded & {*HEAVY, "torchaudio", "textgrid", "soundfile"}
 
 
-def test_probe_writes_the_files_that_others_script_against(exact):
-    folder, ended = exact
+def test_probe_writes_the_files_that_others_script_against(exact_probing):
+    folder, ended = exact_probing
     records = records_of(folder)
     assert len(records) == 24
     for record in records:
@@ -284,8 +272,8 @@ def test_probe_writes_the_files_that_others_script_against(exact):
     assert "24 probes: 24 converged" in ended.stdout
 
 
-def test_report_is_made_from_the_records_alone(exact, tmp_path):
-    folder, ended = exact
+def test_report_is_made_from_the_records_alone(exact_probing, tmp_path):
+    folder, ended = exact_probing
     (tmp_path / "records.jsonl").write_bytes((folder / "records.jsonl").read_bytes())
     made = run_well("report", tmp_path)
     assert made.stderr == ""
@@ -296,8 +284,8 @@ def test_report_is_made_from_the_records_alone(exact, tmp_path):
     assert json.loads(run_well("report", tmp_path, "--json").stdout) == records_of(folder)[2:3]
 
 
-def test_rerun_repeats_nothing_and_json_is_the_records(exact, melrvq_store):
-    folder, _ = exact
+def test_rerun_repeats_nothing_and_json_is_the_records(exact_probing, melrvq_store):
+    folder, _ = exact_probing
     before = (folder / "records.jsonl").read_bytes()
     options = ["--layer", "1", "--task", "speaker", "--task", "pitch", "--backend", "exact"]
     ended = run_well("probe", melrvq_store, "--output", folder, *options, "--json")

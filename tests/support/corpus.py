@@ -21,22 +21,29 @@ class TinyCorpus:
     split: str = "train-clean-100"
 
 
-def make_tiny_corpus(folder: Path, n_speakers: int = 3, n_utterances: int = 8, seed: int = 0) -> TinyCorpus:
-    """Write the corpus below `folder`."""
+def make_tiny_corpus(
+    folder: Path, n_speakers: int = 3, n_utterances: int = 8, seed: int = 0, n_phones: int = 14
+) -> TinyCorpus:
+    """Write the corpus below `folder`; 14 phones last about 2 s."""
     for speaker in range(n_speakers):
         for utterance in range(n_utterances):
             write_utterance(
-                folder, f"{101 + speaker}-7-{utterance:04d}", np.random.default_rng([seed, speaker, utterance])
+                folder,
+                f"{101 + speaker}-7-{utterance:04d}",
+                np.random.default_rng([seed, speaker, utterance]),
+                n_phones=n_phones,
             )
     return TinyCorpus(folder / "LibriSpeech", folder / "alignments", n_speakers * n_utterances)
 
 
-def write_utterance(folder: Path, name: str, rng: np.random.Generator, split: str = "train-clean-100") -> Path:
+def write_utterance(
+    folder: Path, name: str, rng: np.random.Generator, split: str = "train-clean-100", n_phones: int = 14
+) -> Path:
     """Write one FLAC and its TextGrid; return the FLAC's path."""
     speaker, chapter, _ = name.split("-")
     pitch = 1 + 0.15 * (int(speaker) % 7)
     pieces, intervals, at = [], [], 0
-    for label in rng.choice(list(_PHONES), size=14):
+    for label in rng.choice(list(_PHONES), size=n_phones):
         n_units = int(rng.integers(8, 24))
         pieces.append(_sound(_PHONES[label], n_units * _UNIT, pitch, rng))
         intervals.append((at / 100, (at + n_units) / 100, str(label)))
