@@ -7,7 +7,7 @@ suffers. The metric inverts each class's own Hessian block X' diag(r p (1 - p)) 
 data can move, and the diagonal of it on those that the penalty holds.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +25,16 @@ _STIFF_PENALTY = 10.0
 # Multiplications to spend on one set of class blocks; beyond it the faintest directions go to the diagonal.
 _BLOCK_BUDGET = 1.2e10
 _SMOOTHING = 1e-3
+_SETTLING_ITERATIONS = 8
+# As in the logit space: what L-BFGS costs for each unknown of an iteration, in multiplications.
+_VECTOR_WORK = 3000
 
 
 class FeatureSpace:
     """Coefficients of whitened features as the unknown, float64 array of shape (n_directions + 1, n_classes)."""
 
     name = "feature"
+    metric_is_hessian = False
 
     def __init__(self, problem: ReducedProblem):
         self.problem = problem
@@ -44,11 +48,13 @@ class FeatureSpace:
         self._in_block, self._on_diagonal = _split(soft, _largest_block(len(scores), n_classes))
         self._blocks = np.empty((0, 0, 0))
         self._diagonal = np.empty((0, 0))
+        self._n_refreshes = 0
 
     @property
     def iteration_cost(self) -> float:
         """Multiplications of one iteration's products, per class."""
-        return float(2 * self._features.size + len(self._in_block) ** 2)
+        n_directions = self._features.shape[1]
+        return float(2 * self._features.size + len(self._in_block) ** 2 + n_directions * _VECTOR_WORK)
 
     def start(self) -> Array:
         """Return the ridge regression of the log smoothed class shares of each code."""
@@ -71,11 +77,16 @@ class FeatureSpace:
 
     def refresh(self, probabilities: Array) -> None:
         """Rebuild the metric's blocks at these probabilities (the expensive part, so not at every iterate)."""
+        self._n_refreshes += 1
         curvature = self.problem.weights * probabilities * (1.0 - probabilities)
         block_features = np.ascontiguousarray(self._features[:, self._in_block])
         self._blocks = _inverse_blocks(block_features, curvature, self._strength[self._in_block, 0])
         held = np.square(self._features[:, self._on_diagonal]).T @ curvature + self._strength[self._on_diagonal]
         self._diagonal = 1.0 / np.maximum(held, np.finfo(float).tiny)
+
+    def is_stale(self, estimates: Sequence[float]) -> bool:
+        """Ask for one more refresh, once the first iterations have left the start behind."""
+        return self._n_refreshes == 1 and len(estimates) > _SETTLING_ITERATIONS
 
     def metric(self, probabilities: Array) -> Callable[[Array], Array]:
         """Return the inverse of the class blocks of the last `refresh`."""

@@ -5,7 +5,7 @@ softmax and no matrix product. Its metric is the space's, at the current probabi
 leaves out. It stops on the quasi-Newton decrement -g.d / 2, an estimate of the gap, and on the space's own bound.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -22,7 +22,6 @@ SolverOutcome = Literal["converged", "iteration_limit", "stalled", "slow", "non_
 
 # Relative to the objective: below this the estimate is rounding noise and no further step can be told from none.
 _NOISE = 1e-15
-_REFRESH_AT = (0, 8)
 _WINDOW = 10
 
 
@@ -31,6 +30,7 @@ class Space(Protocol):
 
     name: str
     problem: ReducedProblem
+    metric_is_hessian: bool  # right after `refresh`, so that older curvature pairs would only spoil it
 
     @property
     def iteration_cost(self) -> float:
@@ -55,6 +55,10 @@ class Space(Protocol):
 
     def refresh(self, probabilities: Array) -> None:
         """Rebuild what is expensive in the metric."""
+        ...
+
+    def is_stale(self, estimates: Sequence[float]) -> bool:
+        """Say whether the metric has aged, from the gap's estimates since the last refresh and at present."""
         ...
 
     def metric(self, probabilities: Array) -> Callable[[Array], Array]:
@@ -153,33 +157,40 @@ def _minimise(space: Space, start: Array, limits: Limits) -> Solution:
     point = _evaluate(space, start)
     memory = CurvatureMemory(start.shape)
     estimates: list[float] = []
-    fresh = False
+    refreshed_at, fresh = 0, True
     for n_iter in range(limits.max_iter + 1):
         if not np.isfinite(point.value) or not np.isfinite(point.gradient).all():
             return Solution(point.unknown, "non_finite", n_iter, point.value, np.nan, np.inf)
-        if n_iter in _REFRESH_AT:
+        if n_iter == 0:
             space.refresh(point.probabilities)
-            fresh = True
-        direction = memory.direction(point.gradient, space.metric(point.probabilities))
-        slope = float(np.vdot(point.gradient, direction))
+        direction, slope = _direction(space, point, memory)
+        if not fresh and space.is_stale([*estimates[refreshed_at:], -0.5 * slope]):
+            if space.metric_is_hessian:
+                memory.forget()
+            space.refresh(point.probabilities)
+            refreshed_at, fresh = n_iter, True
+            direction, slope = _direction(space, point, memory)
         estimates.append(max(-0.5 * slope, 0.0))
         ahead = _iterations_ahead(estimates, limits.estimate * abs(point.value))
         outcome = _verdict(space, point, estimates, ahead, limits, n_iter)
-        if outcome is None:
-            following = _step(space, point, direction, slope)
-            if following is None and not fresh:
-                # The memory or an old metric may be to blame: once more from the metric alone.
-                memory.forget()
-                space.refresh(point.probabilities)
-                fresh = True
-                continue
-            if following is None:
-                outcome = "stalled"
-        if outcome is not None or following is None:
+        following = _step(space, point, direction, slope) if outcome is None else None
+        if outcome is None and following is None and not fresh:
+            # The memory or an old metric may be to blame: once more from the metric alone.
+            memory.forget()
+            space.refresh(point.probabilities)
+            refreshed_at, fresh = n_iter, True
+            continue
+        if following is None:
             return Solution(point.unknown, outcome or "stalled", n_iter, point.value, estimates[-1], ahead)
         memory.store(following.unknown - point.unknown, following.gradient - point.gradient)
         point, fresh = following, False
     raise AssertionError("the verdict at max_iter ends the loop")
+
+
+def _direction(space: Space, point: _Point, memory: CurvatureMemory) -> tuple[Array, float]:
+    """Return the quasi-Newton direction and the slope of f along it."""
+    direction = memory.direction(point.gradient, space.metric(point.probabilities))
+    return direction, float(np.vdot(point.gradient, direction))
 
 
 def _evaluate(space: Space, unknown: Array) -> _Point:

@@ -1,11 +1,13 @@
 """Choose the parametrisation by measured progress.
 
-Which of the two spaces converges fast depends on how the penalty and the loss share the directions of the problem,
-and no single number tells it beforehand. So: start where the cost model points, watch the decrease of the gap's
-estimate, and when too many iterations seem to be ahead, carry the iterate over to the other space. When both have been
-slow, the one whose prediction is cheaper takes it to the end.
+Which space converges fast depends on how the penalty and the loss share the directions of the problem, and no single
+number tells it beforehand. So the iterate is handed on like a baton: each cheap space in turn, the more promising one
+first, until it converges or too many iterations seem to be ahead; then the cheaper of them by these predictions, for
+no more than half of what Newton's method would cost; then Newton's method. Predictions are sometimes far too hopeful,
+so what has been spent counts as well.
 """
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 
 from probes.feature_space import FeatureSpace
 from probes.logit_space import LogitSpace
+from probes.newton_space import NewtonSpace
 from probes.reduction import ReducedProblem
 from probes.solver import Limits, Solution, Space, minimise
 
@@ -20,7 +23,7 @@ Array = NDArray[np.float64]
 
 # Penalty over loss curvature of a typical logit above which the penalty's coupling of codes rules the problem.
 _STIFF = 30.0
-# Iterations that may seem to be ahead before the other space is tried.
+# Iterations that may seem to be ahead before the next space is tried.
 _PATIENCE = 60.0
 
 
@@ -43,23 +46,57 @@ def solve(problem: ReducedProblem, limits: Limits, first: str | None = None) -> 
     solution : Solution
         Its unknown, with the iterations of all spaces.
     """
-    open_spaces = _candidates(problem, first)
-    space = open_spaces.pop(0)
-    solution = minimise(space, space.start(), replace(limits, patience=_PATIENCE if open_spaces else np.inf))
-    n_iter, tried = solution.n_iter, [(solution.iterations_ahead * space.iteration_cost, space)]
-    while solution.outcome in ("slow", "stalled") and n_iter < limits.max_iter:
-        if open_spaces:
-            following, patience = open_spaces.pop(0), _PATIENCE
-        elif solution.outcome == "slow":
-            following, patience = min(tried, key=lambda entry: entry[0])[1], np.inf
+    cheap = _candidates(problem, first)
+    newton_cost = NewtonSpace.total_cost(problem) if _is_newton_open(problem, cheap) else math.inf
+    relay = _Relay(limits)
+    costs = [relay.run(space, patience=_PATIENCE) for space in cheap if not relay.is_over]
+    if relay.is_over:
+        return relay.result()
+    cost, best = min(zip(costs, cheap, strict=True), key=lambda pair: pair[0])
+    if cost < newton_cost or newton_cost == math.inf:
+        relay.run(best, most=newton_cost / 2 / best.iteration_cost)
+    if not relay.is_over and newton_cost < math.inf:
+        relay.run(NewtonSpace(problem))
+    return relay.result()
+
+
+class _Relay:
+    """An iterate on its way through several spaces, within one limit of iterations."""
+
+    def __init__(self, limits: Limits):
+        self._limits = limits
+        self._space: Space | None = None
+        self._solution: Solution | None = None
+        self._n_iter = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to do: converged, not finite, or out of iterations."""
+        if self._solution is None:
+            return False
+        return self._solution.outcome in ("converged", "non_finite") or self._n_iter >= self._limits.max_iter
+
+    def run(self, space: Space, patience: float = math.inf, most: float = math.inf) -> float:
+        """Go on in `space`; return the cost that seems to be ahead there."""
+        if self._solution is None or self._space is None:
+            start = space.start()
         else:
-            break
-        start = carry_over(solution.unknown, space, following)
-        space = following
-        solution = minimise(space, start, replace(limits, max_iter=limits.max_iter - n_iter, patience=patience))
-        n_iter += solution.n_iter
-        tried.append((solution.iterations_ahead * space.iteration_cost, space))
-    return space, replace(solution, n_iter=n_iter)
+            start = carry_over(self._solution.unknown, self._space, space)
+        n_most = math.ceil(min(most, self._limits.max_iter - self._n_iter))
+        self._solution = minimise(space, start, replace(self._limits, max_iter=n_most, patience=patience))
+        self._space = space
+        self._n_iter += self._solution.n_iter
+        is_stuck = self._solution.outcome == "stalled"
+        return math.inf if is_stuck else self._solution.iterations_ahead * space.iteration_cost
+
+    def result(self) -> tuple[Space, Solution]:
+        """Return the last space and its solution, with the iterations of all."""
+        assert self._space is not None and self._solution is not None, "run first"  # noqa: PT018
+        return self._space, replace(self._solution, n_iter=self._n_iter)
+
+
+def _is_newton_open(problem: ReducedProblem, candidates: list[Space]) -> bool:
+    return any(isinstance(space, LogitSpace) for space in candidates) and NewtonSpace.fits_memory(problem)
 
 
 def carry_over(unknown: Array, source: Space, target: Space) -> Array:
