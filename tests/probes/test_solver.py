@@ -12,6 +12,7 @@ from probes.feature_space import FeatureSpace
 from probes.lbfgs import CurvatureMemory
 from probes.line_search import Trial, search
 from probes.logit_space import LogitSpace
+from probes.newton_space import NewtonSpace
 from probes.objective import LogisticObjective, cross_entropy, softmax
 from probes.problem import FitOptions, LogisticProblem
 from probes.reduction import reduce_problem
@@ -124,6 +125,49 @@ class TestSpace:
                 LogisticObjective(reduced.codewords, reduced.targets, reduced.l2_strength), coef, intercept
             )
             assert certificate.gap_bound >= certificate.objective - best - 1e-12
+
+
+class TestNewtonSpace:
+    def dense_hessian(self, space, probabilities):
+        """H over the logits, (n_codes * n_classes)^2, written out."""
+        n, k = probabilities.shape
+        hessian = np.einsum("vw,kl->vkwl", space.penalty_product(np.eye(n)), np.eye(k))
+        for v, (weight, p) in enumerate(zip(space.problem.weights[:, 0], probabilities, strict=True)):
+            hessian[v, :, v, :] += weight * (np.diag(p) - np.outer(p, p))
+        return hessian.reshape(n * k, n * k)
+
+    def test_metric_is_the_inverse_hessian(self):
+        space = NewtonSpace(reduce_problem(logistic_problem(**WIDE, n_classes=4)))
+        probabilities, _ = softmax(space.start())
+        space.refresh(probabilities)
+        wanted = np.random.default_rng(0).standard_normal(probabilities.shape)
+        wanted -= wanted.mean(axis=1, keepdims=True)
+        gradient = (self.dense_hessian(space, probabilities) @ wanted.ravel()).reshape(wanted.shape)
+        np.testing.assert_allclose(space.metric(probabilities)(gradient), wanted, rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize("condition", [10.0, 1e5])
+    def test_converges_quadratically_where_others_need_hundreds(self, condition):
+        reduced = reduce_problem(logistic_problem(seed=4, n_codes=60, dim=70, n_classes=9, condition=condition, C=1e2))
+        newton, feature = NewtonSpace(reduced), FeatureSpace(reduced)
+        limits = Limits(1e-12, 1e-9, 3_000)
+        found, reference = minimise(newton, newton.start(), limits), minimise(feature, feature.start(), limits)
+        assert found.outcome == "converged"
+        assert found.n_iter < 60
+        assert found.value <= reference.value * (1 + 1e-10)
+
+    def test_probabilities_that_died_out(self):
+        space = NewtonSpace(reduce_problem(logistic_problem(**WIDE, n_classes=4)))
+        probabilities = np.zeros_like(space.start())
+        probabilities[:, 0] = 1.0
+        space.refresh(probabilities)
+        step = space.metric(probabilities)(np.random.default_rng(0).standard_normal(probabilities.shape))
+        assert np.isfinite(step).all()
+
+    def test_what_would_not_fit_into_memory_is_not_tried(self, monkeypatch):
+        reduced = reduce_problem(logistic_problem(**WIDE, n_classes=4))
+        assert NewtonSpace.fits_memory(reduced)
+        monkeypatch.setattr("probes.newton_space.MAX_BYTES", 8 * 24 * 24 * 3)
+        assert not NewtonSpace.fits_memory(reduced)
 
 
 @pytest.mark.parametrize("shape", [WIDE, {"n_codes": 60, "dim": 59}, {"n_codes": 30, "dim": 30, "n_classes": 9}])
