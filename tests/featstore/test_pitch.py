@@ -317,6 +317,22 @@ def test_synthetic_speech_has_few_gross_errors(synthetic_speech, method, clock) 
     assert n_same > 0.9 * n_whole
 
 
+def test_yin_difference_is_the_mean_over_all_pairs_of_the_window() -> None:
+    """Equations 6 and 8 of the paper, term by term, where the window stays put: fewer pairs at longer lags."""
+    from featstore.labels import yin
+
+    x = np.random.default_rng(0).standard_normal(101).astype(np.float32) + np.float32(3)
+    difference, energy, power = yin._difference(x[None], 40)
+    pairs = [(x[: len(x) - lag].astype(float), x[lag:].astype(float)) for lag in range(41)]
+    np.testing.assert_allclose(difference[0], [np.sum((a - b) ** 2) for a, b in pairs], atol=1e-4)
+    mean = x.mean(dtype=float)
+    np.testing.assert_allclose(energy[0], [np.sum((a - mean) ** 2 + (b - mean) ** 2) for a, b in pairs], rtol=1e-5)
+    np.testing.assert_allclose(power, np.var(x), rtol=1e-5)
+    means = [np.mean((a - b) ** 2) for a, b in pairs]
+    expected = [1.0] + [means[lag] / np.mean(means[1 : lag + 1]) for lag in range(1, 41)]
+    np.testing.assert_allclose(yin._cumulative_mean_normalised(difference, len(x))[0], expected, rtol=1e-5)
+
+
 def test_yin_agrees_with_librosa_at_the_same_centres(synthetic_speech) -> None:
     """librosa's frames laid at our centres. Its sums over a window are not centred, so single frames may differ."""
     from featstore.labels import pyin, yin
