@@ -6,11 +6,10 @@ Nothing heavy is imported at the top, so that ``--help`` is instant and each com
 import json
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import click
 
@@ -20,26 +19,20 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)  # whether it is there, and of the right kind, is the library's to say
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM: ends like Ctrl-C, so that temporary files are removed on the way out."""
-
-
-def _terminate(signum: int, frame: object) -> NoReturn:
-    raise _Terminated
-
-
 class _Group(click.Group):
     """A group whose commands end expected failures with one line and exit code 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        signal.signal(signal.SIGTERM, _terminate)
+        from featstore.stopping import Terminated, signals_noticed
+
         try:
-            return super().invoke(ctx)
+            with signals_noticed():
+                return super().invoke(ctx)
         except RvqprobeError as error:
             raise click.ClickException(str(error)) from error
         except KeyboardInterrupt as error:
             click.echo("interrupted: finished work is kept; run the same command again to go on", err=True)
-            ctx.exit(143 if isinstance(error, _Terminated) else 130)
+            ctx.exit(143 if isinstance(error, Terminated) else 130)
         except BrokenPipeError:
             # the reader of our output has gone (head, say): nothing is left to tell
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

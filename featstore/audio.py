@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.errors import UtteranceError
+from featstore.stopping import check_stopped
 
 # Shorter audio holds no frame worth labelling and is under the encoders' receptive field; longer audio would be encoded
 # in one piece, and the encoders' memory grows with it. LibriSpeech utterances last 1 to 35 s.
@@ -57,8 +58,10 @@ def read_audio(path: Path) -> Audio:
             _check_length(path, n_samples, sample_rate_hz)
             samples = file.read(dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, RuntimeError) as error:
+        check_stopped()
         message = f"{path.name}: expected an audio file, found {len(data)} bytes that do not decode; replace the file"
         raise UtteranceError(message) from error
+    check_stopped()  # a signal that came while libsndfile was calling back has cut the reading short
     if len(samples) != n_samples:
         raise UtteranceError(f"{path.name}: expected {n_samples} samples, found {len(samples)}: truncated; replace it")
     mono: NDArray[np.float32] = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)

@@ -4,6 +4,8 @@ import sys
 from types import TracebackType
 from typing import Any
 
+from featstore.stopping import check_stopped
+
 
 class ProgressBar:
     """Context manager and callback (done, total, what); a new bar starts whenever `what` changes.
@@ -30,7 +32,8 @@ class ProgressBar:
         self._close()
 
     def __call__(self, done: int, total: int, what: str) -> None:
-        """Show that `done` of `total` of `what` are done."""
+        """Show that `done` of `total` of `what` are done; a signal to stop that was lost on the way ends it here."""
+        check_stopped()
         if not self._shown:
             return
         if what != self._what:

@@ -1,6 +1,11 @@
 """Fixtures shared by all tests."""
 
+import os
 from pathlib import Path
+
+# Before NumPy is loaded, and for every process that a test starts: BLAS threads on a busy machine wait for each other,
+# and the same tests then take minutes longer.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 

@@ -414,8 +414,8 @@ def test_the_process_has_the_exit_codes_of_the_promise(melrvq_store, tmp_path):
     assert run_process("inspect").exit_code == 2
 
 
-def test_the_sigterm_handler_is_left_as_it_was_by_the_helper():
-    """`run` must not leave the command line's handler in the test process."""
-    before = signal.getsignal(signal.SIGTERM)
+def test_signal_handlers_are_put_back():
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
     run_well("list-codecs")
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert [signal.getsignal(number) for number in numbers] == before

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import signal
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -87,14 +86,12 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 @contextmanager
 def _unchanged_process():
-    """Undo what a command changes in its process: the SIGTERM handler and where log messages go."""
-    handler = signal.getsignal(signal.SIGTERM)
+    """Undo what a command changes in its process: where log messages go."""
     loggers = [(logging.getLogger(name), logging.getLogger(name).level) for name in _LOGGERS]
     root_handlers = list(logging.root.handlers)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, handler)
         logging.root.handlers[:] = root_handlers
         for logger, level in loggers:
             logger.setLevel(level)
