@@ -197,7 +197,7 @@ def main() -> None:
     """
 
 
-@main.command()
+@main.command(short_help="The whole study on a synthetic corpus.")
 @click.option(
     "--output", type=PATH, default=Path("results"), show_default=True, help="Folder for corpus, store and results."
 )
@@ -236,7 +236,7 @@ def demo(output: Path, speakers: int, utterances: int, seed: int, quiet: bool) -
     click.echo(_probe([store], output, quiet, {}))
 
 
-@main.command("make-corpus")
+@main.command("make-corpus", short_help="Synthesise a corpus in LibriSpeech's layout.")
 @click.argument("out", type=PATH)
 @click.option("--speakers", type=click.IntRange(min=1), default=8, show_default=True, help="Number of speakers.")
 @click.option(
@@ -266,7 +266,7 @@ def make_corpus_command(out: Path, speakers: int, utterances: int, seed: int, tr
     click.echo(f"--librispeech-root {paths.librispeech_root} --alignments-root {paths.alignments_root}")
 
 
-@main.command("build-store")
+@main.command("build-store", short_help="Encode a corpus into one HDF5 store.")
 @corpus_options
 @click.option("--output", type=PATH, required=True, help="The store to make, e.g. store.h5.")
 @build_options
@@ -293,7 +293,7 @@ def build_store_command(quiet: bool, dry_run: bool, **arguments: Any) -> None:
     click.echo(_build(quiet, **arguments, weights=weights))
 
 
-@main.command("merge-stores")
+@main.command("merge-stores", short_help="Merge stores or shards into one.")
 @click.argument("parts", type=PATH, nargs=-1, required=True)
 @click.option("--output", type=PATH, required=True, help="The merged store.")
 @click.option(
@@ -320,7 +320,7 @@ def merge_stores_command(parts: tuple[Path, ...], output: Path, embeddings: Any,
     click.echo(_store_text(output))
 
 
-@main.command()
+@main.command(short_help="What is in a store.")
 @click.argument("store", type=PATH)
 @json_option
 def inspect(store: Path, as_json: bool) -> None:
@@ -337,7 +337,7 @@ def inspect(store: Path, as_json: bool) -> None:
     click.echo(json.dumps(description, indent=1, ensure_ascii=False) if as_json else _store_text(store))
 
 
-@main.command()
+@main.command(short_help="Check a store against the format.")
 @click.argument("store", type=PATH)
 @click.option("--full", is_flag=True, help="Read every byte: digest, ranges, dense rows equal to codebook[code].")
 def verify(store: Path, full: bool) -> None:
@@ -352,7 +352,7 @@ def verify(store: Path, full: bool) -> None:
     click.echo(f"{store}: follows the format{', every frame checked' if full else ''}")
 
 
-@main.command()
+@main.command(short_help="Fit the linear probes of a store.")
 @click.argument("stores", type=PATH, nargs=-1, required=True)
 @click.option("--output", type=PATH, required=True, help="Results folder.")
 @click.option("--codec", "codecs", multiple=True, help="Codec to probe; may be repeated. [default: all in the store]")
@@ -370,7 +370,7 @@ def probe(stores: tuple[Path, ...], output: Path, as_json: bool, quiet: bool, **
     click.echo(_probe(list(stores), output, quiet, arguments, as_json))
 
 
-@main.command()
+@main.command(short_help="Figures and report anew from the records.")
 @click.argument("folder", type=PATH)
 @json_option
 def report(folder: Path, as_json: bool) -> None:
@@ -388,7 +388,7 @@ def report(folder: Path, as_json: bool) -> None:
     click.echo(_results(records, folder, as_json))
 
 
-@main.command()
+@main.command(short_help="The whole study: build-store, probe, report.")
 @corpus_options
 @click.option("--output", type=PATH, default=Path("results"), show_default=True, help="Folder for store and results.")
 @build_options
@@ -409,7 +409,7 @@ def study(output: Path, as_json: bool, quiet: bool, **arguments: Any) -> None:
     click.echo(_probe([store], output, quiet, probing, as_json))
 
 
-@main.command("list-codecs")
+@main.command("list-codecs", short_help="The codecs a store can be built with.")
 def list_codecs() -> None:
     """List the codecs that a store can be built with.
 
@@ -425,7 +425,7 @@ def list_codecs() -> None:
         )
 
 
-@main.command("list-backends")
+@main.command("list-backends", short_help="The probe backends and what is usable.")
 def list_backends() -> None:
     """List the probe backends: which are usable here, and how to get the others.
 
