@@ -37,6 +37,7 @@ def signals_noticed() -> Iterator[None]:
     try:
         yield
     finally:
+        _received.clear()
         sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
