@@ -7,6 +7,7 @@ no more than half of what Newton's method would cost; then Newton's method. Pred
 so what has been spent counts as well.
 """
 
+import contextlib
 import math
 from dataclasses import replace
 
@@ -56,7 +57,10 @@ def solve(problem: ReducedProblem, limits: Limits, first: str | None = None) -> 
     if cost < newton_cost or newton_cost == math.inf:
         relay.run(best, most=newton_cost / 2 / best.iteration_cost)
     if not relay.is_over and newton_cost < math.inf:
-        relay.run(NewtonSpace(problem))
+        with contextlib.suppress(np.linalg.LinAlgError):
+            relay.run(NewtonSpace(problem))
+    if not relay.is_over:
+        relay.run(best)  # what Newton's method could not finish
     return relay.result()
 
 

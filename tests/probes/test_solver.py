@@ -196,6 +196,20 @@ def test_a_slow_space_hands_over_to_the_other(first):
     assert carry_over(solution.unknown, space, space) is solution.unknown
 
 
+def test_a_newton_step_that_fails_loses_nothing(monkeypatch):
+    def fail(*_):
+        raise np.linalg.LinAlgError("singular")
+
+    reduced = reduce_problem(logistic_problem(seed=3, n_codes=80, dim=90, n_classes=12, condition=3e5, C=1e4))
+    monkeypatch.setattr(NewtonSpace, "total_cost", staticmethod(lambda problem: 1.0))  # it comes first
+    asked = []
+    monkeypatch.setattr(NewtonSpace, "refresh", lambda *_: (asked.append(1), fail()))
+    space, solution = solve(reduced, Limits(1e-9, 1e-6, 20_000))
+    assert asked
+    assert space.name != "newton"
+    assert solution.outcome == "converged"
+
+
 class TestHarshProblems:
     """Where plain methods stop early: every fit has to end with a proof."""
 
