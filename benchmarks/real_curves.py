@@ -30,7 +30,8 @@ def main() -> None:
     parser.add_argument("--max-utterances", type=int, default=0)
     arguments = parser.parse_args()
     if not DATA.is_dir():
-        sys.exit(f"skipped: no real data at {DATA}; set RVQPROBE_SHARED_DATA to its folder")
+        print(f"skipped: no real data at {DATA}; set RVQPROBE_SHARED_DATA to its folder", file=sys.stderr)
+        return
     codecs = arguments.codec or list(LAYERS)
     started = time.perf_counter()
     stores = [build(codec, arguments) for codec in codecs]
