@@ -479,10 +479,13 @@ def _weights(arguments: dict[str, Any]) -> Any:
 
 def _build(quiet: bool, **arguments: Any) -> str:
     from featstore.build import build_store
-    from featstore.plan import BuildOptions, plan_build, result_text
+    from featstore.plan import BuildOptions, evaluation_note, plan_build, result_text
     from featstore.progress import ProgressBar
 
     plan = plan_build(BuildOptions(**arguments))
+    note = evaluation_note(plan)
+    if note is not None:
+        logging.getLogger("cli").warning(note)
     with ProgressBar("utt", quiet) as bar:
         result = build_store(plan, bar)
     for name, reason in result.skipped.items():

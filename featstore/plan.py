@@ -122,11 +122,26 @@ def _check_options(options: BuildOptions) -> None:
         raise StoreError(f"{options.output}: expected a file name for --output, found a folder")
 
 
+def evaluation_note(plan: BuildPlan) -> str | None:
+    """Return a warning where the utterances to build leave a speaker, or everything, without evaluation.
+
+    The split is made from the full scan, so that it never changes; a small subset may then hold hardly any evaluation
+    utterance.
+    """
+    speakers = {utterance.speaker for utterance in plan.utterances}
+    evaluated = {utterance.speaker for utterance in plan.utterances if plan.split[utterance.id]}
+    if evaluated == speakers:
+        return None
+    found = f"evaluation utterances of {len(evaluated)} of {len(speakers)} speakers"
+    return f"warning: there are {found}; scores need more (raise --max-utterances or --eval-frac)"
+
+
 def plan_text(plan: BuildPlan) -> str:
     """Return what ``build-store --dry-run`` prints."""
     options, sizes = plan.options, plan.sizes
     n_eval = sum(plan.split[utterance.id] for utterance in plan.utterances)
     frames = ", ".join(f"{name} {n:,}" for name, n in sizes.n_frames.items())
+    note = evaluation_note(plan)
     return "\n".join(
         [
             f"would build     {options.output} ({options.embeddings}, {options.compression})",
@@ -137,6 +152,7 @@ def plan_text(plan: BuildPlan) -> str:
             f"{in_bytes(sizes.bytes_factored)}; shards {in_bytes(sizes.bytes_shards)} more until they are merged",
             f"shards          {len(plan.slices)} in {plan.shards_folder}",
             f"split           {plan.split_path}{' (reused)' if plan.split_path.exists() else ''}",
+            *([note] if note else []),
         ]
     )
 

@@ -128,6 +128,8 @@ def class_question(frames: Frames, statistics: Statistics, layer: int, task: str
         found = ", ".join(classes.names[index] for index in seen) or "none"
         raise NotApplicable(f"{task} needs at least two classes in training, found {len(seen)} ({found})")
     eval_counts = held_out[:, seen]
+    if not held_out.sum():
+        raise NotApplicable(f"{task}: the store has no evaluation frame; build it with more utterances or --eval-frac")
     if not eval_counts.sum():
         raise NotApplicable(f"{task}: no evaluation frame has a class that was seen in training")
     n_unseen = int(held_out.sum() - eval_counts.sum())

@@ -107,10 +107,12 @@ def _notes(records: Sequence[Record]) -> list[str]:
 
 def _honesty_notes(records: list[Record]) -> list[str]:
     tasks = {r["task"] for r in records}
-    notes = [
-        "A layer's embedding is its own codebook row (RVQ layers count from 1), not the sum up to it, unless a title "
-        "says cumulative or concat."
-    ]
+    notes = ["A layer's embedding is its own codebook row (RVQ layers count from 1), not the sum up to it."]
+    if any(r["class_weight"] == "balanced" for r in records):
+        notes.append(
+            "Class weights are balanced: a probe that knows nothing spreads its guesses over rare classes too, so its "
+            "accuracy may lie below the majority class's. Compare macro-F1, or probe with --class-weight none."
+        )
     if "speaker" in tasks:
         notes.append(
             "LibriSpeech speakers have few chapters, so speaker scores measure the recording session too: room, "
@@ -118,8 +120,8 @@ def _honesty_notes(records: list[Record]) -> list[str]:
         )
     if tasks & {"phoneme", "pitch"}:
         notes.append(
-            "Training and evaluation utterances share their speakers by default; phoneme and pitch should also be "
-            "evaluated on unseen speakers (--eval-by speaker)."
+            "Training and evaluation utterances share their speakers: phoneme and pitch scores on unseen speakers "
+            "would be lower."
         )
     if "pitch" in tasks:
         notes.append("Pitch is probed on voiced frames only.")
@@ -127,7 +129,7 @@ def _honesty_notes(records: list[Record]) -> list[str]:
         notes.append(
             "The codecs differ in embedding dimension. A linear probe on more dimensions is closer to a free lookup "
             "table over the codes, so raw scores of different codecs are not like for like; compare layers within a "
-            "codec, and codecs by their lookup and oracle scores."
+            "codec."
         )
     return notes
 

@@ -139,6 +139,8 @@ def run_probes(
 
 
 def _backend(options: ProbeOptions) -> tuple[Backend, str | None]:
+    if options.require_gpu and options.backend != "cuml":
+        raise BackendError(f"--require-gpu: the backend {options.backend} runs on the CPU; add --backend cuml")
     used, fallback = resolve(options.backend)
     if fallback is not None:
         if options.require_gpu:
@@ -152,7 +154,10 @@ def _jobs(stores: Sequence[Store], options: ProbeOptions, backend_used: str) -> 
     for store in stores:
         for codec in store.codec_names:
             if codec in owners:
-                raise ProbeError(f"{codec} is both in {owners[codec]} and in {store.path}; merge the stores first")
+                raise ProbeError(
+                    f"{codec} is both in {owners[codec]} and in {store.path}; give one store of each codec "
+                    "(merge-stores joins parts that were made with the same weights)"
+                )
             owners[codec] = store.path
     unknown = [codec for codec in options.codecs if codec not in owners]
     if unknown:

@@ -25,8 +25,6 @@ SETTINGS = (
     "C",
     "tol",
     "max_iter",
-    "max_train_frames",
-    "seed",
 )
 
 

@@ -232,7 +232,7 @@ def test_probing_what_is_not_in_the_store(melrvq_store, output):
     error = run("probe", melrvq_store, "--output", output, "--codec", "dac").error
     assert error == "no codec 'dac' in the stores given; they have melrvq"
     assert "layers count from 1 to 8, asked was 9" in run("probe", melrvq_store, "--output", output, "--layer", 9).error
-    assert "merge the stores first" in run("probe", melrvq_store, melrvq_store, "--output", output).error
+    assert "give one store of each codec" in run("probe", melrvq_store, melrvq_store, "--output", output).error
     assert nothing_at(output)
 
 

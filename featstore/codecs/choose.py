@@ -59,9 +59,10 @@ def parse_weights(
         name, named, kind = value.rpartition("=")
         if named and name not in codec_names():
             raise UnknownNameError(f"--weights {value}: unknown codec {name!r}; known are {', '.join(codec_names())}")
+        if named and name not in requests:
+            raise WeightsError(f"--weights {value}: {name} is not among the codecs of this build; add --codec {name}")
         for codec in [name] if named else codecs:
-            if codec in requests:
-                requests[codec] = _request(kind, value, may_be_file=bool(named))
+            requests[codec] = _request(kind, value, may_be_file=bool(named))
     for name, (path, config_path) in checkpoints.items():
         if path is not None or config_path is not None:
             if path is None:

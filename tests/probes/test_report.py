@@ -161,7 +161,8 @@ def test_report_has_notes_tables_settings_versions_and_links_that_resolve(tmp_pa
     assert links == ["figures/phoneme_probing.png", "figures/phoneme_probing.pdf"]
     assert all((tmp_path / link).is_file() for link in links)
     assert "speaker scores measure the recording session too" in text
-    assert "--eval-by speaker" in text
+    assert "scores on unseen speakers would be lower" in text
+    assert "accuracy may lie below the majority class's" in text
     assert "not like for like" in text
     assert "| numpy version | 2.4.0 |" in text
     assert f"| content_digest | {'cd' * 32} |" in text

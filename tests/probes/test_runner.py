@@ -262,6 +262,8 @@ def test_cuml_without_a_gpu_is_sklearn_and_says_so(store_path, tmp_path, caplog)
     assert sum("falling back to sklearn" in message for message in caplog.messages) == 1
     with pytest.raises(BackendError, match="--require-gpu: cuml cannot be used"):
         run_probes([store_path], tmp_path, ProbeOptions(backend="cuml", require_gpu=True))
+    with pytest.raises(BackendError, match="--require-gpu: the backend auto runs on the CPU"):
+        run_probes([store_path], tmp_path, ProbeOptions(require_gpu=True))
 
 
 @pytest.mark.parametrize(
@@ -269,7 +271,7 @@ def test_cuml_without_a_gpu_is_sklearn_and_says_so(store_path, tmp_path, caplog)
     [
         (StoreRecipe(n_speakers=1), "speaker", r"speaker needs at least two classes in training, found 1 \(s0\)"),
         (StoreRecipe(unvoiced=True), "pitch", "pitch needs voiced frames, found none in training"),
-        (StoreRecipe(eval_every=99), "phoneme", "no evaluation frame has a class that was seen in training"),
+        (StoreRecipe(eval_every=99), "phoneme", "phoneme: the store has no evaluation frame"),
         (StoreRecipe(eval_every=99), "pitch", "found none in evaluation"),
     ],
 )
@@ -308,7 +310,7 @@ def test_unknown_codec_layer_and_doubled_codec(store_path, tmp_path):
         run_probes([store_path], tmp_path, ProbeOptions(codecs=["gamma"]))
     with pytest.raises(KeyError, match="layers count from 1 to 3, asked was 4"):
         run_probes([store_path], tmp_path, ProbeOptions(layers=[4]))
-    with pytest.raises(ProbeError, match="alpha is both in .* merge the stores first"):
+    with pytest.raises(ProbeError, match="alpha is both in .* give one store of each codec"):
         run_probes([store_path, store_path], tmp_path, ProbeOptions())
 
 
