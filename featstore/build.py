@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from featstore.codecs.base import Codec
-from featstore.codecs.choose import WeightsRequest, find_checkpoint
+from featstore.codecs.choose import WeightsRequest, check_weights, find_checkpoint
 from featstore.codecs.device import choose_device, describe_device
 from featstore.codecs.registry import codec_family
 from featstore.errors import StoreError
 from featstore.merge import merge_stores
-from featstore.plan import BuildPlan, BuildResult
+from featstore.plan import BuildOptions, BuildPlan, BuildResult
 from featstore.shard import ShardJob, build_shard, check_same_options, inputs_sha256, is_finished, producer_versions
 from featstore.split import write_split
 from featstore.store import Store
-from featstore.writer import Layout
+from featstore.wording import counted
 
 LOG = logging.getLogger(__name__)
 _PACKAGES = (
@@ -50,17 +50,20 @@ def build_store(plan: BuildPlan, progress: Progress | None = None) -> BuildResul
     """
     options = plan.options
     report = progress or (lambda done, total, what: None)
+    for name, request in options.weights.items():
+        check_weights(name, request)
     device = choose_device(options.device)
     codecs = {name: _load(name, request, plan, device) for name, request in options.weights.items()}
-    if not plan.split_path.exists() or options.force_resplit:  # only now: without weights nothing is left behind
-        write_split(plan.split_path, plan.split, options.eval_frac, options.seed)
     job = _job(plan, codecs, describe_device(device))
+    asked = job.attributes["build_options"]
     if options.shard:
         return _build_one(plan, job, options.shard[0] - 1, report)
     inputs, result = [], BuildResult(options.output)
-    keys = [_key(plan, index) for index in range(len(plan.slices))]
-    whole = hashlib.sha256("\n".join(keys).encode()).hexdigest()
-    if _is_built(options.output, whole, job.attributes["build_options"], options.embeddings):
+    keys = [slice_key(plan, index) for index in range(len(plan.slices))]
+    there = is_built(plan, asked, keys)
+    finished = [not there and is_finished(plan.shard_path(index), key, asked) for index, key in enumerate(keys)]
+    _keep_split(plan)
+    if there:
         LOG.info("%s is already built from these inputs; nothing to do", options.output)
         result.n_reused = len(plan.slices)
         result.skipped = _skipped(options.output)
@@ -68,7 +71,7 @@ def build_store(plan: BuildPlan, progress: Progress | None = None) -> BuildResul
     n_done = 0
     for index, (slice_, key) in enumerate(zip(plan.slices, keys, strict=True)):
         path = plan.shard_path(index)
-        if is_finished(path, key, job.attributes["build_options"]):
+        if finished[index]:
             result.n_reused += 1
         else:
             build_shard(
@@ -78,13 +81,13 @@ def build_store(plan: BuildPlan, progress: Progress | None = None) -> BuildResul
         inputs.append(path)
         n_done += len(slice_)
         report(n_done, len(plan.utterances), "encode")
-    _check_some_frames(inputs)
+    _check_some_frames(plan, inputs)
     merge_stores(
         inputs,
         options.output,
         options.embeddings,
         options.compression,
-        whole,
+        _whole_key(keys),
         lambda done, total: report(done, total, "merge"),
     )
     shutil.rmtree(plan.shards_folder)
@@ -98,29 +101,35 @@ def _load(name: str, request: WeightsRequest, plan: BuildPlan, device: str) -> C
 
 
 def _job(plan: BuildPlan, codecs: Mapping[str, Codec], device: str) -> ShardJob:
-    options = plan.options
-    recorded: dict[str, Any] = {
+    weights = {name: f"{codec.weights} {codec.weights_sha256}" for name, codec in sorted(codecs.items())}
+    attributes = {
+        "corpus": {"name": "librispeech layout", "split": plan.options.split, "n_scanned": len(plan.scanned)},
+        "build_options": recorded_options(plan.options, weights),
+        "producer_versions": producer_versions(_PACKAGES),
+    }
+    return ShardJob(codecs, plan.split, plan.options.f0, device, attributes)
+
+
+def recorded_options(options: BuildOptions, weights: Mapping[str, str]) -> dict[str, Any]:
+    """Return the options that a store records and that a resumed build must share; `weights` is kind and hash."""
+    return {
         "seed": options.seed,
         "eval_frac": options.eval_frac,
         "f0": options.f0,
         "max_utterances": options.max_utterances or 0,
-        "weights": {name: f"{codec.weights} {codec.weights_sha256}" for name, codec in sorted(codecs.items())},
+        "weights": dict(weights),
         "embeddings": options.embeddings,
         "compression": options.compression,
     }
-    attributes = {
-        "corpus": {"name": "librispeech layout", "split": options.split, "n_scanned": len(plan.scanned)},
-        "build_options": recorded,
-        "producer_versions": producer_versions(_PACKAGES),
-    }
-    return ShardJob(codecs, plan.split, options.f0, device, attributes)
 
 
 def _build_one(plan: BuildPlan, job: ShardJob, index: int, report: Progress) -> BuildResult:
     slice_, path = plan.slices[index], plan.shard_path(index)
-    key = _key(plan, index)
+    key = slice_key(plan, index)
     result = BuildResult(None, path)
-    if is_finished(path, key, job.attributes["build_options"]):
+    is_whole = is_finished(path, key, job.attributes["build_options"])
+    _keep_split(plan)
+    if is_whole:
         result.n_reused = 1
     else:
         build_shard(path, slice_, key, job, _irregular(plan, index), _counting(report, 0, len(slice_)))
@@ -129,14 +138,28 @@ def _build_one(plan: BuildPlan, job: ShardJob, index: int, report: Progress) -> 
     return result
 
 
+def _keep_split(plan: BuildPlan) -> None:
+    """Write ``split.json`` where it is not there or was asked anew; called when nothing can refuse the build any more.
+
+    A refused build that had replaced it would leave a split that does not belong to the store beside it.
+    """
+    if not plan.split_path.exists() or plan.options.force_resplit:
+        write_split(plan.split_path, plan.split, plan.options.eval_frac, plan.options.seed)
+
+
 def _irregular(plan: BuildPlan, index: int) -> Mapping[str, str]:
     """Return the files that belong to no slice; the first shard lists them as skipped."""
     return plan.irregular if index == 0 else {}
 
 
-def _key(plan: BuildPlan, index: int) -> str:
+def slice_key(plan: BuildPlan, index: int) -> str:
+    """Return the hash by which a slice's shard is recognised; reads every file of the slice."""
     misplaced = json.dumps(_irregular(plan, index), sort_keys=True)
     return hashlib.sha256(f"{inputs_sha256(plan.slices[index])}\0{misplaced}".encode()).hexdigest()
+
+
+def _whole_key(keys: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(keys).encode()).hexdigest()
 
 
 def _counting(report: Progress, n_before: int, n_total: int) -> Callable[[str], None]:
@@ -145,28 +168,36 @@ def _counting(report: Progress, n_before: int, n_total: int) -> Callable[[str], 
     return lambda _: report(next(count), n_total, "encode")
 
 
-def _is_built(output: Path, inputs: str, options: Mapping[str, Any], layout: Layout) -> bool:
-    """Tell whether the output is this very build; refuse to overwrite anything else."""
+def is_built(plan: BuildPlan, asked: Mapping[str, Any], keys: Sequence[str]) -> bool:
+    """Tell whether a plan's output is this very build, by its options (`recorded_options`) and `slice_key`s.
+
+    Raises
+    ------
+    StoreError
+        When something else stands there: nothing is overwritten.
+    """
+    output, layout = plan.options.output, plan.options.embeddings
     if not output.exists():
         return False
     with Store(output) as store:
-        check_same_options(output, store.json_attribute("build_options"), options)
+        check_same_options(output, store.json_attribute("build_options"), asked)
         layouts = {store[name].layout for name in store.codec_names}
-        if store.attributes.get("inputs_sha256") == inputs and layouts == {layout}:
+        if store.attributes.get("inputs_sha256") == _whole_key(keys) and layouts == {layout}:
             return True
     found = "another layout" if layouts != {layout} else "other input files"
     raise StoreError(f"{output}: a store with {found} stands there; remove it or choose another --output")
 
 
-def _check_some_frames(shards: Sequence[Path]) -> None:
+def _check_some_frames(plan: BuildPlan, shards: Sequence[Path]) -> None:
     n, skipped = 0, dict[str, str]()
     for path in shards:
         with Store(path) as store:
             n += store.n_utterances
             skipped |= dict(zip(store.strings("skipped/id"), store.strings("skipped/reason"), strict=True))
     if n == 0:
+        shutil.rmtree(plan.shards_folder)  # they hold nothing but reasons, of which the error tells
         first = next(iter(skipped.values()), "no utterance")
-        raise StoreError(f"none of {len(skipped)} utterances can be used; the first: {first}")
+        raise StoreError(f"none of {counted(len(skipped), 'utterance')} can be used; the first: {first}")
 
 
 def _skipped(path: Path) -> dict[str, str]:

@@ -4,6 +4,9 @@ from typing import Any
 
 from featstore.sizes import in_bytes
 from featstore.store import Store
+from featstore.wording import counted
+
+_BASELINE_CODEC = "melrvq"  # all its learning is the fit of its codebooks: it is no untrained network
 
 
 def describe(store: Store) -> dict[str, Any]:
@@ -20,6 +23,7 @@ def describe(store: Store) -> dict[str, Any]:
             "hop_samples": frames.hop_samples,
             "frame_rate_hz": frames.frame_rate_hz,
             "layout": frames.layout,
+            "has_latents": frames.has_latents,
             "weights": frames.weights,
             "weights_sha256": frames.weights_sha256,
             "bytes": frames.stored_bytes(),
@@ -46,6 +50,15 @@ def describe(store: Store) -> dict[str, Any]:
     }
 
 
+def weights_text(codec: str, weights: str) -> str:
+    """Return what a codec's weights are, for people: the format calls whatever was made from the corpus untrained."""
+    if codec == _BASELINE_CODEC and weights == "untrained":
+        return "codebooks fitted to the corpus"
+    if weights == "checkpoint":
+        return "weights of an own checkpoint"
+    return f"{'UNTRAINED' if weights == 'untrained' else weights} weights"
+
+
 def describe_text(store: Store) -> str:
     """Return what ``inspect`` prints for a person."""
     found = describe(store)
@@ -54,19 +67,19 @@ def describe_text(store: Store) -> str:
         f"{found['path']}  ({in_bytes(found['bytes'])}, format {found['format_version']})",
         f"  made            {found['created']} by {found['producer']}",
         f"  content digest  {found['content_digest']}",
-        f"  corpus          {corpus.get('split', 'merged')}: {found['n_utterances']} utterances "
+        f"  corpus          {corpus.get('split', 'merged')}: {counted(found['n_utterances'], 'utterance')} "
         f"({found['n_train_utterances']} train, {found['n_eval_utterances']} evaluation), "
-        f"{found['n_speakers']} speakers, {found['n_phonemes']} phone labels",
+        f"{counted(found['n_speakers'], 'speaker')}, {counted(found['n_phonemes'], 'phone label')}",
     ]
     for name, codec in found["codecs"].items():
-        note = "  UNTRAINED weights" if codec["weights"] == "untrained" and name != "melrvq" else ""
         lines.append(
-            f"  {name:15} {codec['n_frames']:,} frames at {codec['frame_rate_hz']:g} Hz, {codec['n_layers']} layers of "
-            f"{codec['n_codewords']} x {codec['dim']}, {codec['layout']}, {in_bytes(codec['bytes'])}, "
-            f"{codec['weights']}{note}"
+            f"  {name:15} {codec['n_frames']:,} frames at {codec['frame_rate_hz']:g} Hz, "
+            f"{counted(codec['n_layers'], 'layer')} of {codec['n_codewords']} x {codec['dim']}, "
+            f"{codec['layout']}{' with latents' if codec['has_latents'] else ''}, {in_bytes(codec['bytes'])}, "
+            f"{weights_text(name, codec['weights'])}"
         )
     if found["n_skipped"]:
-        lines.append(f"  skipped         {found['n_skipped']} utterances:")
+        lines.append(f"  skipped         {counted(found['n_skipped'], 'utterance')}:")
         shown = list(found["skipped"].items())[:10]
         lines += [f"    {name}: {reason}" for name, reason in shown]
         if found["n_skipped"] > len(shown):

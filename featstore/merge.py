@@ -1,5 +1,6 @@
 """Merge stores of one format and the same codecs into one store, sorted by id."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from featstore.completeness import missing_shards, missing_utterances
 from featstore.errors import StoreError
 from featstore.store import BLOCK_FRAMES, Store
 from featstore.writer import (
@@ -20,6 +22,8 @@ from featstore.writer import (
     StoreWriter,
     UtteranceRow,
 )
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,8 @@ def merge_stores(
     Parameters
     ----------
     parts : sequence of Path
-        Stores of the same format and codecs with disjoint utterances, in any order.
+        Stores of the same format and codecs with disjoint utterances, in any order. Shards of one build of which
+        some are missing are merged with a warning.
     output : Path
     layout, compression : str or None
         None: what the parts' builds were asked for, else what the first part has.
@@ -68,6 +73,7 @@ def merge_stores(
         raise StoreError(f"{output}: there is no store to merge")
     _check_codecs(headers)
     _check_disjoint(headers)
+    _warn_of_missing(headers)
     asked = headers[0].attributes["build_options"]
     header = _merged_header(headers, inputs_sha256)
     order = sorted(
@@ -169,6 +175,16 @@ def _check_disjoint(parts: Sequence[_Part]) -> None:
             if row.id in seen:
                 raise StoreError(f"utterance {row.id} stands both in {seen[row.id]} and in {part.path}; merge it once")
             seen[row.id] = part.path
+
+
+def _warn_of_missing(parts: Sequence[_Part]) -> None:
+    """Say what is missing: a part of a build is a store too, and merging some of them can be meant."""
+    sizes = [
+        (part.attributes["corpus"], part.attributes["build_options"], len(part.utterances) + len(part.skipped))
+        for part in parts
+    ]
+    for warning in missing_shards(part.path for part in parts) or missing_utterances(sizes):
+        LOG.warning("warning: %s", warning)
 
 
 def _merged_header(parts: Sequence[_Part], inputs_sha256: str) -> StoreHeader:

@@ -11,8 +11,9 @@ from featstore.corpora.base import Utterance
 from featstore.corpora.librispeech import scan_librispeech
 from featstore.errors import StoreError
 from featstore.labels.pitch import check_f0_method
-from featstore.sizes import SizeEstimate, check_free_space, estimate_sizes, in_bytes
-from featstore.split import make_split, read_split, take_subset
+from featstore.sizes import SizeEstimate, check_free_space, estimate_sizes
+from featstore.split import WAY_OUT, make_split, read_split, take_subset
+from featstore.wording import counted
 from featstore.writer import Compression, Layout
 
 SHARD_UTTERANCES = 32  # what an interrupted build loses at most: a minute or two of encoding
@@ -57,7 +58,7 @@ class BuildPlan:
     @property
     def shards_folder(self) -> Path:
         """Folder of the finished shards; removed once the store is whole."""
-        return self.options.output.with_name(f"{self.options.output.name}.shards")
+        return shards_folder_of(self.options.output)
 
     @property
     def weights_folder(self) -> Path:
@@ -98,7 +99,7 @@ def plan_build(options: BuildOptions) -> BuildPlan:
     scan = scan_librispeech(options.librispeech_root, options.alignments_root, options.split)
     split_path = options.output.with_name("split.json")
     if split_path.exists() and not options.force_resplit:
-        split = read_split(split_path, scan.utterances, options.eval_frac, options.seed)
+        split = read_split(split_path, scan.utterances, options.eval_frac, options.seed, _way_out(options))
     else:
         split = make_split(scan.utterances, options.eval_frac, options.seed)
     utterances = take_subset(scan.utterances, options.max_utterances, options.seed)
@@ -108,6 +109,19 @@ def plan_build(options: BuildOptions) -> BuildPlan:
     sizes = estimate_sizes(utterances, families, options.compression)
     check_free_space(sizes, options.embeddings, options.compression, options.output.parent)
     return BuildPlan(options, scan.utterances, utterances, dict(scan.irregular), split, slices, sizes)
+
+
+def shards_folder_of(output: Path) -> Path:
+    """Return the folder in which the shards of a store stand until they are merged."""
+    return output.with_name(f"{output.name}.shards")
+
+
+def _way_out(options: BuildOptions) -> str:
+    """Say how to get another split: what was built with the old one is never overwritten, so it has to go first."""
+    built = [str(path) for path in (options.output, shards_folder_of(options.output)) if path.exists()]
+    if not built:
+        return WAY_OUT
+    return f"remove {' and '.join(built)} and use --force-resplit, or choose another output folder to keep both"
 
 
 def _check_options(options: BuildOptions) -> None:
@@ -132,34 +146,14 @@ def evaluation_note(plan: BuildPlan) -> str | None:
     evaluated = {utterance.speaker for utterance in plan.utterances if plan.split[utterance.id]}
     if evaluated == speakers:
         return None
-    found = f"evaluation utterances of {len(evaluated)} of {len(speakers)} speakers"
+    found = f"evaluation utterances of {len(evaluated)} of {counted(len(speakers), 'speaker')}"
     return f"warning: there are {found}; scores need more (raise --max-utterances or --eval-frac)"
-
-
-def plan_text(plan: BuildPlan) -> str:
-    """Return what ``build-store --dry-run`` prints."""
-    options, sizes = plan.options, plan.sizes
-    n_eval = sum(plan.split[utterance.id] for utterance in plan.utterances)
-    frames = ", ".join(f"{name} {n:,}" for name, n in sizes.n_frames.items())
-    note = evaluation_note(plan)
-    return "\n".join(
-        [
-            f"would build     {options.output} ({options.embeddings}, {options.compression})",
-            f"from            {len(plan.utterances)} of {len(plan.scanned)} utterances of {options.split}, "
-            f"about {sizes.duration_s / 3600:.2f} h; {n_eval} for evaluation",
-            f"frames          {frames}",
-            f"size            dense about {in_bytes(sizes.bytes_dense)}, factored about "
-            f"{in_bytes(sizes.bytes_factored)}; shards {in_bytes(sizes.bytes_shards)} more until they are merged",
-            f"shards          {len(plan.slices)} in {plan.shards_folder}",
-            f"split           {plan.split_path}{' (reused)' if plan.split_path.exists() else ''}",
-            *([note] if note else []),
-        ]
-    )
 
 
 def result_text(plan: BuildPlan, result: BuildResult) -> str:
     """Return the closing note of a build."""
-    made = f"{result.n_built} shards built, {result.n_reused} reused, {len(result.skipped)} utterances skipped"
+    skipped = counted(len(result.skipped), "utterance")
+    made = f"{counted(result.n_built, 'shard')} built, {result.n_reused} reused, {skipped} skipped"
     if result.path is None:
         parts = f"{plan.shards_folder}/*.h5"
         return f"{made}; when all {len(plan.slices)} are there: merge-stores {parts} --output {plan.options.output}"

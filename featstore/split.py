@@ -13,11 +13,13 @@ from pathlib import Path
 from featstore.atomic import write_text_once
 from featstore.corpora.base import Utterance
 from featstore.errors import CorpusError
+from featstore.wording import counted
 from schemas.errors import SchemaError
 from schemas.store import EVAL, TRAIN
 from schemas.versions import check_version
 
 SPLIT_FORMAT_VERSION = "1.0"
+WAY_OUT = "use --force-resplit to make it anew, or another output folder to keep it"
 _NAMES = {TRAIN: "train", EVAL: "eval"}
 
 
@@ -69,15 +71,26 @@ def write_split(path: Path, split: Mapping[str, int], eval_frac: float, seed: in
     write_text_once(path, json.dumps(head | parts, indent=1) + "\n")
 
 
-def read_split(path: Path, utterances: Sequence[Utterance], eval_frac: float, seed: int) -> dict[str, int]:
+def read_split(
+    path: Path, utterances: Sequence[Utterance], eval_frac: float, seed: int, way_out: str = WAY_OUT
+) -> dict[str, int]:
     """Read the split of an earlier run and check that it is one of this corpus with these settings.
+
+    Parameters
+    ----------
+    path : Path
+    utterances : sequence of Utterance
+        The full scan.
+    eval_frac : float
+    seed : int
+    way_out : str
+        What to do when the split is another one; ends the error's message.
 
     Raises
     ------
     CorpusError
         When the file is no split, or seed, eval_frac or the set of ids differ; the message says how to go on.
     """
-    way_out = "use --force-resplit to make it anew, or another output folder to keep it"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         check_version(content["format_version"], SPLIT_FORMAT_VERSION, f"{path}: format_version")
@@ -94,7 +107,8 @@ def read_split(path: Path, utterances: Sequence[Utterance], eval_frac: float, se
     if found.keys() != ids:
         news, gone = len(ids - found.keys()), len(found.keys() - ids)
         raise CorpusError(
-            f"{path}: the corpus has changed since ({news} utterances new, {gone} gone of {len(found)}); {way_out}"
+            f"{path}: the corpus has changed since ({counted(news, 'utterance')} new, {gone} gone of "
+            f"{len(found)}); {way_out}"
         )
     return dict(sorted(found.items()))
 

@@ -42,11 +42,11 @@ class Store:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self._file = _open(self.path)
+        self._opened = _open(self.path)
         try:
             self._check()
         except BaseException:
-            self._file.close()
+            self._opened.close()
             raise
 
     def _check(self) -> None:
@@ -66,7 +66,14 @@ class Store:
 
     def close(self) -> None:
         """Close the file; arrays already read stay valid."""
-        self._file.close()
+        self._opened.close()
+
+    @property
+    def _file(self) -> Any:
+        """The HDF5 file, or StoreError once it is closed: HDF5's own errors do not say so."""
+        if not self._opened:
+            raise StoreError(f"{self.path}: the store was closed; read within its `with` block, or open it again")
+        return self._opened
 
     @cached_property
     def attributes(self) -> dict[str, Any]:
@@ -118,16 +125,16 @@ class Store:
         if codec not in self.codec_names:
             has = ", ".join(self.codec_names) or "none"
             raise UnknownNameError(f"{self.path}: no codec {codec!r} in this store; it has {has}")
-        return Frames(self, codec, self._file["codecs"][codec])
+        return Frames(self, codec)
 
 
 class Frames:
     """All frames of one codec: codes, embeddings and labels along one frame axis."""
 
-    def __init__(self, store: Store, name: str, group: Any) -> None:
+    def __init__(self, store: Store, name: str) -> None:
         self.store = store
         self.name = name
-        self._group = group
+        group = self._group
         self.attributes = plain_attributes(group)
         self.sample_rate_hz = int(self.attributes["sample_rate_hz"])
         self.hop_samples = int(self.attributes["hop_samples"])
@@ -137,6 +144,10 @@ class Frames:
         self.weights_sha256 = str(self.attributes["weights_sha256"])
         self.n_layers, self.n_codewords, self.dim = (int(size) for size in group["codebooks"].shape)
         self.n_frames = int(group["codes"].shape[1])
+
+    @property
+    def _group(self) -> Any:
+        return self.store._file["codecs"][self.name]
 
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
@@ -167,8 +178,19 @@ class Frames:
         return np.asarray(self._group["codes"][:, start:stop])
 
     def labels(self, name: str, start: int, stop: int) -> NDArray[Any]:
-        """Return a label track (``phoneme``, ``speaker``: indices; ``f0``: Hz, NaN unvoiced) of frames start..stop."""
-        return np.asarray(self._group[f"labels/{name}"][start:stop])
+        """Return a label track (``phoneme``, ``speaker``: indices; ``f0``: Hz, NaN unvoiced) of frames start..stop.
+
+        Raises
+        ------
+        UnknownNameError
+            When the store has no such track; the message lists those it has.
+        """
+        tracks = self._group["labels"]
+        if name not in tracks:
+            raise UnknownNameError(
+                f"{self.store.path}:/codecs/{self.name}/labels: no track {name!r}; it has {', '.join(sorted(tracks))}"
+            )
+        return np.asarray(tracks[name][start:stop])
 
     def blocks(self, n: int = BLOCK_FRAMES) -> Iterator[tuple[int, int]]:
         """Yield (start, stop) over all frames in pieces of at most `n`."""
@@ -177,11 +199,19 @@ class Frames:
 
     def frame_splits(self, start: int, stop: int) -> NDArray[np.int8]:
         """Return the split (0 train, 1 evaluation) of frames start..stop, int8 (stop - start,)."""
+        return np.asarray(self.of_frames(self._splits, start, stop))
+
+    def of_frames(self, values: NDArray[Any], start: int, stop: int) -> NDArray[Any]:
+        """Return, for frames start..stop, the value of the utterance each belongs to.
+
+        Parameters
+        ----------
+        values : array of shape (n_utterances,)
+        """
         first = int(np.searchsorted(self.offsets, start, side="right")) - 1
         last = int(np.searchsorted(self.offsets, stop, side="left"))
         edges = np.clip(self.offsets[first : last + 1], start, stop)
-        result: NDArray[np.int8] = np.repeat(self._splits[first:last], np.diff(edges))
-        return result
+        return np.repeat(values[first:last], np.diff(edges))
 
     @cached_property
     def _splits(self) -> NDArray[np.int8]:
@@ -197,6 +227,26 @@ class Frames:
 
         self._group.visititems(add)
         return total
+
+    @property
+    def has_latents(self) -> bool:
+        """Whether the store holds the encoder's output before quantisation."""
+        return "latents" in self._group
+
+    def latents(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Return the encoder's output before quantisation of frames start..stop, float32 (stop - start, dim).
+
+        Raises
+        ------
+        StoreError
+            When the store has none: they are optional.
+        """
+        if not self.has_latents:
+            raise StoreError(
+                f"{self.store.path}:/codecs/{self.name}/latents: expected the encoder's output before quantisation, "
+                "found none (the store format makes it optional); use codes or embeddings, or a store that has it"
+            )
+        return np.asarray(self._group["latents"][start:stop])
 
     def stored_embeddings(self) -> Any:
         """Return the HDF5 dataset of a dense store's embeddings; None in a factored one."""

@@ -1,5 +1,6 @@
 """An open HDF5 file against the store format: attributes, dtypes and shapes, without reading a frame."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,27 @@ def check_structure(file: Any, path: Path) -> None:
         _contents(file, leave_out="codecs"),
         {name: _contents(group) for name, group in codecs.items() if name not in no_groups},
     )
-    raise_problems(path, problems)
+    raise_problems(path, problems, _advice(codecs))
 
 
-def raise_problems(path: Path, problems: list[str]) -> None:
-    """Raise StoreError with the first few of `problems`, if there are any."""
+def raise_problems(path: Path, problems: list[str], advice: Sequence[str] = ()) -> None:
+    """Raise StoreError with the first few of `problems`, if there are any, and all of `advice`."""
     if problems:
         more = f" (and {len(problems) - _N_SHOWN} more)" if len(problems) > _N_SHOWN else ""
-        raise StoreError(f"{path}: {'; '.join(problems[:_N_SHOWN])}{more}; rebuild the store")
+        next_steps = "; ".join([*advice, "rebuild the store"])
+        raise StoreError(f"{path}: {'; '.join(problems[:_N_SHOWN])}{more}; {next_steps}")
+
+
+def _advice(codecs: dict[str, Any]) -> list[str]:
+    """Return what to do with stores of embeddings alone, as other programs write them."""
+    alone = [name for name, item in codecs.items() if isinstance(item, h5py.Group) and "embeddings" in item]
+    alone = [name for name in alone if "codes" not in codecs[name]]
+    if not alone:
+        return []
+    return [
+        f"embeddings without codes ({', '.join(alone)}) cannot be probed by any backend: fit them with scikit-learn "
+        "itself, or write codes and codebooks as schemas/store-1.0.md says"
+    ]
 
 
 def plain_attributes(item: Any) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def verify_store(path: Path, full: bool = False) -> None:
         With every violation found.
     """
     with Store(path) as store:  # opening it checks the structure
-        problems = _order(store)
+        problems = _tables(store)
         if not problems and full:
             for name in store.codec_names:
                 problems += _frames(store[name])
@@ -34,7 +34,20 @@ def verify_store(path: Path, full: bool = False) -> None:
     raise_problems(path, problems)
 
 
-def _order(store: Store) -> list[str]:
+def check_tables(store: Store) -> None:
+    """Check the tables that everything read from a store rests on, without reading a frame.
+
+    Utterances, vocabularies, the split, offsets and codebooks: a wrong one gives wrong numbers where it gives no error.
+
+    Raises
+    ------
+    StoreError
+        With every violation found.
+    """
+    raise_problems(store.path, _tables(store))
+
+
+def _tables(store: Store) -> list[str]:
     problems = []
     for path in ("utterances/id", "vocab/phonemes", "vocab/speakers"):
         values = store.strings(path)
@@ -47,8 +60,13 @@ def _order(store: Store) -> list[str]:
         offsets = frames.offsets
         if offsets[0] != 0 or offsets[-1] != frames.n_frames or (np.diff(offsets) < 0).any():
             problems.append(f"/codecs/{name}/offsets: expected to rise from 0 to {frames.n_frames}")
-        if not np.isfinite(frames.codebooks).all():
-            problems.append(f"/codecs/{name}/codebooks: expected finite values")
+        finite = np.isfinite(frames.codebooks).all(axis=2)
+        if not finite.all():
+            layer, code = np.argwhere(~finite)[0]
+            value = frames.codebooks[layer, code][~np.isfinite(frames.codebooks[layer, code])][0]
+            problems.append(
+                f"/codecs/{name}/codebooks: expected finite values, found {value} in layer {layer + 1}, code {code}"
+            )
     return problems
 
 

@@ -94,7 +94,10 @@ def check_store_version(format_name: object, version: object, where: str) -> Non
         Naming the file, what was expected and what was found.
     """
     if format_name != STORE_FORMAT:
-        raise SchemaError(f"{where}: format {format_name!r} is not {STORE_FORMAT!r}; build a store with build-store")
+        found = "names no format" if format_name is None else f"names the format {format_name!r}"
+        raise SchemaError(
+            f"{where}: not an rvqprobe store: the file {found}, expected {STORE_FORMAT!r}; build one with build-store"
+        )
     check_version(version, STORE_FORMAT_VERSION, f"{where}: format_version")
 
 

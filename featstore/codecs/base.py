@@ -95,6 +95,10 @@ class CodecFamily:
     fetch_pretrained : callable () -> Checkpoint, or None
         Download (or find in the cache) and check the authors' weights; None where there is no such thing (the
         acoustic baseline), and then weights are always made from the corpus.
+    has_download : bool
+        False where `fetch_pretrained` can only say where the authors' files are.
+    needs_config : bool
+        Whether a checkpoint is two files, weights and configuration.
     """
 
     name: str
@@ -107,6 +111,8 @@ class CodecFamily:
     load: Callable[[Checkpoint, str], Codec]
     make_untrained: Callable[[Sequence[NDArray[np.float32]], int, Path], Checkpoint]
     fetch_pretrained: Callable[[], Checkpoint] | None
+    has_download: bool = True
+    needs_config: bool = False
 
 
 def n_frames_of(n_samples: int, hop_samples: int) -> int:

@@ -23,16 +23,19 @@ from featstore.corpora.base import Utterance
 from featstore.errors import FeatstoreError, UnknownNameError, UtteranceError, WeightsError
 
 LOG = logging.getLogger(__name__)
+# The options that name a codec's files (weights, configuration); any codec takes --weights NAME=FILE besides.
+_FILE_OPTIONS = {"encodec": ("--encodec-ckpt", ""), "speechtokenizer": ("--st-ckpt", "--st-config")}
 SAMPLE_S = 400.0  # enough for the k-means samples of all built-in codecs
 
 
 @dataclass(frozen=True)
 class WeightsRequest:
-    """What the user asked for one codec: a kind and, for ``checkpoint``, the files."""
+    """What the user asked for one codec: a kind and, for ``checkpoint``, the files and the option that named them."""
 
     kind: WeightsKind
     path: Path | None = None
     config_path: Path | None = None
+    option: str = "--weights"
 
 
 def parse_weights(
@@ -51,8 +54,10 @@ def parse_weights(
 
     Raises
     ------
-    UnknownNameError, WeightsError
+    UnknownNameError
         When a name or a kind is not known.
+    WeightsError
+        When a codec is given a configuration without weights.
     """
     requests = {name: WeightsRequest("pretrained") for name in codecs}
     for value in sorted(weights, key=lambda value: "=" in value):
@@ -60,15 +65,19 @@ def parse_weights(
         if named and name not in codec_names():
             raise UnknownNameError(f"--weights {value}: unknown codec {name!r}; known are {', '.join(codec_names())}")
         if named and name not in requests:
-            raise WeightsError(f"--weights {value}: {name} is not among the codecs of this build; add --codec {name}")
+            raise UnknownNameError(
+                f"--weights {value}: {name} is not among the codecs of this build ({', '.join(codecs)}); "
+                f"add --codec {name}"
+            )
         for codec in [name] if named else codecs:
             requests[codec] = _request(kind, value, may_be_file=bool(named))
     for name, (path, config_path) in checkpoints.items():
         if path is not None or config_path is not None:
+            option = _FILE_OPTIONS[name][0] if name in _FILE_OPTIONS else "--weights"
             if path is None:
-                raise WeightsError(f"{config_path}: a configuration without weights for {name}; give both files")
+                raise WeightsError(f"{config_path}: a configuration without weights for {name}; add {option} FILE")
             if name in requests:
-                requests[name] = WeightsRequest("checkpoint", path, config_path)
+                requests[name] = WeightsRequest("checkpoint", path, config_path, option)
     return requests
 
 
@@ -78,8 +87,35 @@ def _request(kind: str, value: str, *, may_be_file: bool) -> WeightsRequest:
     if kind == "untrained":
         return WeightsRequest("untrained")
     if may_be_file:
-        return WeightsRequest("checkpoint", Path(kind))
-    raise WeightsError(f"--weights {value}: expected pretrained, untrained or NAME=pretrained|untrained|FILE")
+        return WeightsRequest("checkpoint", Path(kind), option=f"--weights {value}")
+    raise UnknownNameError(f"--weights {value}: expected pretrained, untrained or NAME=pretrained|untrained|FILE")
+
+
+def check_weights(name: str, request: WeightsRequest) -> None:
+    """Check what can be checked of a request without downloading, making or reading anything.
+
+    A build asks this of all its codecs first: nobody should wait for one codec's download to hear that the other's
+    files are missing.
+
+    Raises
+    ------
+    WeightsError
+        When a file is missing, or the authors' weights have no download of their own.
+    """
+    family = codec_family(name)
+    if request.kind == "pretrained" and family.fetch_pretrained is not None and not family.has_download:
+        family.fetch_pretrained()
+    if request.kind != "checkpoint":
+        return
+    config_option = _FILE_OPTIONS.get(name, ("", ""))[1]
+    if request.path is None or not request.path.is_file():
+        raise WeightsError(f"{request.path}: expected {name}'s checkpoint, found no file; check {request.option}")
+    if request.config_path is None and family.needs_config:
+        raise WeightsError(f"{request.path}: {name} needs its config.json as well; add {config_option} FILE")
+    if request.config_path is not None and not request.config_path.is_file():
+        raise WeightsError(
+            f"{request.config_path}: expected {name}'s configuration, found no file; check {config_option}"
+        )
 
 
 def find_checkpoint(
@@ -104,10 +140,8 @@ def find_checkpoint(
         When the files are missing or cannot be fetched.
     """
     family = codec_family(name)
+    check_weights(name, request)
     if request.kind == "checkpoint":
-        for path in (request.path, request.config_path):
-            if path is not None and not path.is_file():
-                raise WeightsError(f"{path}: expected {name}'s checkpoint, found no file; check its option")
         assert request.path is not None
         return Checkpoint(request.path, "checkpoint", request.config_path)
     if request.kind == "pretrained" and family.fetch_pretrained is not None:
@@ -124,7 +158,10 @@ def _untrained(family: CodecFamily, utterances: Sequence[Utterance], seed: int, 
     kept = _kept(note, recipe.hexdigest(), folder)
     if kept is not None:
         return kept
-    LOG.info("making untrained weights of %s (k-means codebooks on a sample of the corpus) ...", family.name)
+    if family.fetch_pretrained is None:
+        LOG.info("fitting the codebooks of %s to a sample of the corpus ...", family.name)
+    else:
+        LOG.info("making untrained weights of %s (k-means codebooks on a sample of the corpus) ...", family.name)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = family.make_untrained(_sample(family, utterances, seed), seed, folder)
     paths = [path for path in (checkpoint.path, checkpoint.config_path) if path is not None]

@@ -196,4 +196,6 @@ FAMILY = CodecFamily(
     load=load,
     make_untrained=make_untrained,
     fetch_pretrained=fetch_pretrained,
+    has_download=False,
+    needs_config=True,
 )

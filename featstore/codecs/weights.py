@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_S = 30.0
+_TORCH_FILE_BEGINS = (b"PK\x03\x04", b"\x80")  # a ZIP archive; a pickle, as torch wrote before 1.6
 _N_NAMED = 3  # differing parameters that an error names; a wrong model differs in hundreds
 
 
@@ -114,6 +115,7 @@ def read_state_dict(path: Path) -> dict[str, "torch.Tensor"]:
     import torch
 
     expected = "expected a PyTorch state dict of plain tensors (loaded with weights_only=True)"
+    _check_is_torch_file(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -125,6 +127,18 @@ def read_state_dict(path: Path) -> dict[str, "torch.Tensor"]:
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise WeightsError(f"{path}: {expected}, found {_content(state)}; save model.state_dict() alone")
     return dict(state)
+
+
+def _check_is_torch_file(path: Path) -> None:
+    """Refuse what no version of ``torch.save`` writes: torch's own errors on a text file say nothing of it."""
+    try:
+        with path.open("rb") as file:
+            begin = file.read(16)
+    except OSError as error:
+        raise WeightsError(f"{path}: weights file cannot be read ({error.strerror}); check the path") from error
+    if not begin.startswith(_TORCH_FILE_BEGINS):
+        found = f"a file that begins with {begin!r}" if begin else "an empty file"
+        raise WeightsError(f"{path}: is no PyTorch checkpoint but {found}; use the authors' file")
 
 
 def fill_model(model: "torch.nn.Module", state: Mapping[str, "torch.Tensor"], path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from featstore.corpora.base import Utterance
 from featstore.errors import CorpusError
+from featstore.wording import counted
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,8 @@ def scan_librispeech(librispeech_root: Path, alignments_root: Path, split: str) 
     if all(utterance.alignment_path is None for utterance in utterances):
         expected = f"{utterances[0].speaker}/{utterances[0].id.split('-')[1]}/{utterances[0].id}.TextGrid"
         raise CorpusError(
-            f"{alignments_root}: found no TextGrid for any of {len(utterances)} utterances; expected for example "
-            f"{expected} below it or below {split}/"
+            f"{alignments_root}: found no TextGrid for any of {counted(len(utterances), 'utterance')}; expected for "
+            f"example {expected} below it or below {split}/"
         )
     return Scan(utterances, irregular)
 

@@ -1,5 +1,7 @@
 """Building a store from audio and alignments, with the tiny codec."""
 
+import contextlib
+import re
 import shutil
 
 import numpy as np
@@ -9,10 +11,11 @@ import soundfile
 from featstore import build as build_module
 from featstore.build import build_store
 from featstore.codecs.choose import WeightsRequest, parse_weights
-from featstore.errors import FeatstoreError, StoreError, UnknownNameError, WeightsError
+from featstore.errors import CorpusError, FeatstoreError, StoreError, UnknownNameError, WeightsError
 from featstore.labels.alignment import read_alignment, token_phonemes
 from featstore.merge import merge_stores
-from featstore.plan import BuildOptions, plan_build, plan_text, result_text
+from featstore.outlook import plan_text
+from featstore.plan import BuildOptions, plan_build, result_text
 from featstore.store import Store
 from featstore.verify import verify_store
 from tests.support import tiny_codec
@@ -154,6 +157,42 @@ def test_other_options_on_finished_work_are_refused(options, monkeypatch):
         build_store(plan_build(options(embeddings="factored")))
 
 
+def test_another_split_beside_a_store_is_refused_with_advice_that_works(options):
+    first = plan_build(options())
+    build_store(first)
+    before = first.split_path.read_bytes(), first.options.output.read_bytes()
+    advice = f"remove {first.options.output} and use --force-resplit, or choose another output folder"
+    with pytest.raises(CorpusError, match=re.escape(f"eval_frac 0.25, asked is 0.5; {advice}")):
+        plan_build(options(eval_frac=0.5))
+    with pytest.raises(StoreError, match=r"eval_frac 0\.25 there, 0\.5 now.*remove what is there"):
+        build_store(plan_build(options(eval_frac=0.5, force_resplit=True)))
+    assert (first.split_path.read_bytes(), first.options.output.read_bytes()) == before
+    first.options.output.unlink()
+    path = build_store(plan_build(options(eval_frac=0.5, force_resplit=True))).path
+    with Store(path) as store:
+        assert store.numbers("utterances/split").sum() == 12
+    assert plan_build(options(eval_frac=0.5)).split == plan_build(options(eval_frac=0.5, force_resplit=True)).split
+
+
+@pytest.mark.parametrize("shard", [None, (1, 4)])
+def test_another_split_beside_shards_is_refused_before_it_is_written(options, monkeypatch, shard):
+    def failing(*args, **kwargs):
+        raise Interrupted
+
+    plan = plan_build(options(shard=shard))
+    with monkeypatch.context() as patch, contextlib.suppress(Interrupted):
+        patch.setattr(build_module, "merge_stores", failing)
+        build_store(plan)
+    before = plan.split_path.read_bytes()
+    with pytest.raises(CorpusError, match=re.escape(f"remove {plan.shards_folder} and use --force-resplit")):
+        plan_build(options(shard=shard, eval_frac=0.5))
+    with pytest.raises(StoreError, match=r"eval_frac 0\.25 there, 0\.5 now"):
+        build_store(plan_build(options(shard=shard, eval_frac=0.5, force_resplit=True)))
+    assert plan.split_path.read_bytes() == before
+    shutil.rmtree(plan.shards_folder)
+    assert build_store(plan_build(options(shard=shard, eval_frac=0.5, force_resplit=True))).n_reused == 0
+
+
 def test_damaged_shard_is_built_again(options):
     plan = plan_build(options(shard=(1, 4)))
     path = build_store(plan).shard_path
@@ -209,8 +248,6 @@ def test_one_bad_utterance_is_skipped_and_listed(options, own_corpus, spoil):
     ((name, reason),) = result.skipped.items()
     assert name in ("101-7-0000", "101-9-0000")
     assert "\n" not in reason
-    import re
-
     assert re.search(message, reason), reason
     with Store(result.path) as store:
         assert store.n_utterances == 7
@@ -257,6 +294,7 @@ def test_no_usable_utterance_is_an_error(options, own_corpus):
     with pytest.raises(StoreError, match="none of 8 utterances can be used; the first: "):
         build_store(plan)
     assert not plan.options.output.exists()
+    assert sorted(path.name for path in plan.options.output.parent.iterdir()) == ["split.json", "store.h5.weights"]
 
 
 def test_untrained_weights_are_made_once(options, monkeypatch):
@@ -296,11 +334,11 @@ def test_parse_weights(tiny):
     )
     assert (mixed["encodec"].kind, mixed["encodec"].path) == ("checkpoint", "e.th")
     assert (mixed["tiny"].kind, str(mixed["tiny"].path)) == ("checkpoint", "a/b.npz")
-    with pytest.raises(WeightsError, match="expected pretrained, untrained or NAME="):
+    with pytest.raises(UnknownNameError, match="expected pretrained, untrained or NAME="):
         parse_weights(codecs, ["trained"], {})
     with pytest.raises(UnknownNameError, match="unknown codec 'dac'"):
         parse_weights(codecs, ["dac=untrained"], {})
-    with pytest.raises(WeightsError, match="give both files"):
+    with pytest.raises(WeightsError, match="configuration without weights"):
         parse_weights(["speechtokenizer"], [], {"speechtokenizer": (None, "config.json")})
 
 

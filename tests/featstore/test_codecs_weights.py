@@ -125,6 +125,12 @@ def test_files_that_are_no_state_dict(tmp_path):
         with pytest.raises(WeightsError, match=rf"{name}\.th: ") as caught:
             weights.read_state_dict(tmp_path / f"{name}.th")
         assert "\n" not in str(caught.value)
+    with pytest.raises(WeightsError, match=r"text\.th: is no PyTorch checkpoint but a file that begins with b'version"):
+        weights.read_state_dict(tmp_path / "text.th")
+    with pytest.raises(WeightsError, match=r"empty\.th: is no PyTorch checkpoint but an empty file"):
+        weights.read_state_dict(tmp_path / "empty.th")
+    torch.save(state, tmp_path / "old.th", _use_new_zipfile_serialization=False)
+    assert weights.read_state_dict(tmp_path / "old.th").keys() == state.keys()
     with pytest.raises(WeightsError, match=r"entries model, epoch; save model\.state_dict\(\) alone"):
         weights.read_state_dict(tmp_path / "nested.th")
     assert weights.read_state_dict(tmp_path / "good.th").keys() == state.keys()

@@ -2,6 +2,7 @@ import h5py
 import numpy as np
 import pytest
 
+from featstore.completeness import missing_utterances
 from featstore.errors import StoreError
 from featstore.merge import merge_stores
 from featstore.store import Store
@@ -79,6 +80,39 @@ def test_different_f0_methods_are_refused(tmp_path):
         file.attrs["build_options"] = np.bytes_(b'{"seed": 42, "f0": "pyin"}')
     with pytest.raises(StoreError, match=r"yin in .*0\.h5; pyin in .*1\.h5"):
         merge_stores(paths, tmp_path / "merged.h5")
+
+
+def test_missing_shards_are_named(tmp_path, caplog):
+    places = {1: [0, 1], 2: [2], 3: [3, 4], 5: [5]}
+    paths = [write_store(tmp_path / f"shard-{i:05d}-of-00005.h5", RECIPE, only=only) for i, only in places.items()]
+    merge_stores(paths, tmp_path / "a.h5")
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert f"{tmp_path}: 1 shard of 5 not given (4); the merged store lacks their utterances" in caplog.text
+    caplog.clear()
+    merge_stores([paths[3]], tmp_path / "b.h5")
+    assert "4 shards of 5 not given (1, 2, 3, 4)" in caplog.text
+    with Store(tmp_path / "a.h5") as store:
+        assert store.n_utterances == 6
+
+
+def test_parts_under_other_names_that_are_not_the_whole_are_told(tmp_path, caplog):
+    """The recipe says that 8 utterances were scanned."""
+    paths = [write_store(tmp_path / f"{i}.h5", RECIPE, only=only) for i, only in enumerate(([0, 1, 2], [3, 4, 5, 6]))]
+    merge_stores(paths, tmp_path / "a.h5")
+    assert "the parts hold 7 of 8 utterances that were to be built of train-clean-100" in caplog.text
+    caplog.clear()
+    last = write_store(tmp_path / "last.h5", RECIPE, only=[7])
+    merge_stores([*paths, last], tmp_path / "b.h5")
+    assert caplog.text == ""
+
+
+def test_a_subset_or_skipped_utterances_are_no_missing_parts():
+    corpus = {"split": "dev-clean", "n_scanned": 100}
+    assert missing_utterances([(corpus, {"max_utterances": 10}, 4), (corpus, {"max_utterances": 10}, 6)]) == []
+    assert missing_utterances([(corpus, {"max_utterances": 0}, 60), (corpus, {"max_utterances": 0}, 40)]) == []
+    assert missing_utterances([({"merged": []}, {}, 5)]) == []
+    (told,) = missing_utterances([(corpus, {"max_utterances": 10}, 9)])
+    assert told.startswith("the parts hold 9 of 10 utterances")
 
 
 def test_nothing_to_merge(tmp_path):

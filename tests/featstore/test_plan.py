@@ -3,8 +3,9 @@
 import pytest
 
 from featstore.codecs.choose import parse_weights
-from featstore.errors import WeightsError
-from featstore.plan import BuildOptions, evaluation_note, plan_build, plan_text
+from featstore.errors import UnknownNameError
+from featstore.outlook import plan_text
+from featstore.plan import BuildOptions, evaluation_note, plan_build
 
 
 def plan(corpus, tmp_path, **options):
@@ -28,5 +29,5 @@ def test_a_whole_corpus_needs_no_warning(tiny_corpus, tmp_path):
 
 
 def test_weights_of_a_codec_that_is_not_built_are_refused():
-    with pytest.raises(WeightsError, match="encodec is not among the codecs of this build"):
+    with pytest.raises(UnknownNameError, match="encodec is not among the codecs of this build"):
         parse_weights(["melrvq"], ["encodec=untrained"], {})

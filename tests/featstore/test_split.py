@@ -75,7 +75,7 @@ def test_split_file_of_other_settings_is_refused(tmp_path):
         read_split(path, corpus, 0.1, 7)
     with pytest.raises(CorpusError, match=r"eval_frac 0\.1, asked is 0\.2"):
         read_split(path, corpus, 0.2, 42)
-    with pytest.raises(CorpusError, match="1 utterances new, 2 gone of 30"):
+    with pytest.raises(CorpusError, match="1 utterance new, 2 gone of 30"):
         read_split(path, [*corpus[2:], *utterances({"z": 1})], 0.1, 42)
 
 

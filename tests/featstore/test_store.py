@@ -3,7 +3,7 @@ import hdf5plugin  # noqa: F401
 import numpy as np
 import pytest
 
-from featstore.describe import describe, describe_text
+from featstore.describe import describe, describe_text, weights_text
 from featstore.errors import StoreError, UnknownNameError
 from featstore.store import Store
 from featstore.verify import verify_store
@@ -75,6 +75,37 @@ def test_content_digest_takes_every_nan_for_the_same(tmp_path):
         f0[...] = values
     with Store(path) as store:
         assert content_digest(store) == store.content_digest
+
+
+def test_unknown_label_track_is_refused_by_name(stores):
+    with Store(stores[0]) as store:
+        frames = store["alpha"]
+        with pytest.raises(UnknownNameError, match="/codecs/alpha/labels: no track 'pitch'; it has f0, phoneme, spe"):
+            frames.labels("pitch", 0, 1)
+        assert len(frames.labels("f0", 0, 1)) == 1
+
+
+def test_reading_a_closed_store_is_an_error_of_ours(stores):
+    with Store(stores[0]) as store:
+        alpha, beta = store["alpha"], store["beta"]
+        kept = alpha.codebooks
+    store.close()  # twice does nothing
+    reads = [
+        lambda: store["alpha"],
+        lambda: store.strings("utterances/id"),
+        lambda: store.n_utterances,
+        lambda: alpha.codes(0, 1),
+        lambda: alpha.labels("f0", 0, 1),
+        lambda: alpha.layer(1)[0:1],
+        lambda: alpha.layer(1).codes(0, 1),
+        lambda: alpha.offsets,
+        lambda: beta.codebooks,
+        alpha.stored_bytes,
+    ]
+    for read in reads:
+        with pytest.raises(StoreError, match="the store was closed"):
+            read()
+    assert alpha.codebooks is kept
 
 
 def test_slices_of_a_layer(stores):
@@ -233,7 +264,7 @@ def test_files_that_are_no_store(tmp_path):
         Store(tmp_path / "text.h5")
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["x"] = 1
-    with pytest.raises(SchemaError, match="is not 'rvqprobe-store'"):
+    with pytest.raises(SchemaError, match="not an rvqprobe store"):
         Store(tmp_path / "other.h5")
     path = write_store(tmp_path / "a.h5")
     data = path.read_bytes()
@@ -296,7 +327,16 @@ def test_describe(stores):
     assert found["codecs"]["alpha"]["bytes"] < stores[0].stat().st_size
     assert found["codecs"]["beta"]["frame_rate_hz"] == 40.0
     assert "s9-1-0001: no TextGrid — ünïcode" in text
-    assert "UNTRAINED" in text
+    assert "UNTRAINED weights" in text
+
+
+def test_what_weights_are_called():
+    assert weights_text("melrvq", "untrained") == "codebooks fitted to the corpus"
+    assert weights_text("encodec", "untrained") == "UNTRAINED weights"
+    assert [weights_text("encodec", kind) for kind in ("pretrained", "checkpoint")] == [
+        "pretrained weights",
+        "weights of an own checkpoint",
+    ]
 
 
 def test_the_prose_names_all_of_the_format():
