@@ -79,7 +79,7 @@ def solve_intercept(scores: Array, targets: Array, intercept: Array) -> Array:
         before, leftover = leftover, float(np.abs(gradient).sum())
         if not leftover > 1e-16 or (leftover < 1e-10 and leftover > 0.5 * before):
             break  # rounding noise: quadratic convergence has ended
-        step = _newton_step(probabilities, weights, gradient)
+        step = intercept_step(probabilities, weights, gradient)
         for length in 0.5 ** np.arange(30):
             trial = intercept + length * step
             trial_value, trial_probabilities = _loss(scores + trial, targets)
@@ -92,9 +92,30 @@ def solve_intercept(scores: Array, targets: Array, intercept: Array) -> Array:
     return np.asarray(intercept - intercept.mean())
 
 
-def _newton_step(probabilities: Array, weights: Array, gradient: Array) -> Array:
-    hessian = -(probabilities * weights[:, None]).T @ probabilities
-    diagonal = np.diag(hessian) + weights @ probabilities
+def intercept_step(probabilities: Array, weights: Array, gradient: Array) -> Array:
+    """Return the Newton step of the intercept alone, float64 array of shape (n_classes,).
+
+    Parameters
+    ----------
+    probabilities : float64 array of shape (n_codes, n_classes)
+    weights : float64 array of shape (n_codes,)
+    gradient : float64 array of shape (n_classes,), over the intercept
+    """
+    weighted = probabilities * weights[:, None]
+    return intercept_step_from(weighted.T @ probabilities, weighted.sum(axis=0), gradient)
+
+
+def intercept_step_from(products: Array, mass: Array, gradient: Array) -> Array:
+    """Return the Newton step of the intercept alone from sums over codes or frames.
+
+    Parameters
+    ----------
+    products : float64 array of shape (n_classes, n_classes), sum r p p'
+    mass : float64 array of shape (n_classes,), sum r p
+    gradient : float64 array of shape (n_classes,), over the intercept
+    """
+    hessian = -products
+    diagonal = np.diag(hessian) + mass
     # The Hessian's rows sum to zero (only differences of intercepts matter); adding a constant makes it regular. The
     # scaling by class keeps rare classes, whose curvature may be a millionth of the others', in reach of rounding.
     np.fill_diagonal(hessian, diagonal)
@@ -116,9 +137,24 @@ def _loss(logits: Array, targets: Array) -> tuple[float, Array]:
 
 
 def _intercept_distance(objective: LogisticObjective, intercept: Array, value: float) -> float:
-    """Return a bound on max_k |b_k - b*_k| after shifting both intercepts to range around zero."""
-    shares = objective.targets.sum(axis=0)
     largest_norm = float(np.sqrt(np.einsum("vd,vd->v", objective.codewords, objective.codewords).max()))
-    largest_coef = float(np.sqrt(2.0 * max(value, 0.0) / objective.l2_strength))
+    return intercept_distance(objective.targets.sum(axis=0), largest_norm, objective.l2_strength, intercept, value)
+
+
+def intercept_distance(shares: Array, largest_norm: float, l2_strength: float, intercept: Array, value: float) -> float:
+    """Return a bound on max_k |b_k - b*_k| after shifting both intercepts to range around zero.
+
+    Parameters
+    ----------
+    shares : float64 array of shape (n_classes,)
+        Weight of each class; they sum to one.
+    largest_norm : float
+        Of any row.
+    l2_strength : float
+    intercept : float64 array of shape (n_classes,)
+    value : float
+        f at the point that has this intercept.
+    """
+    largest_coef = float(np.sqrt(2.0 * max(value, 0.0) / l2_strength))
     range_optimal = float(np.log(shares.max() / shares.min())) + np.sqrt(2.0) * largest_norm * largest_coef
     return float(0.5 * (np.ptp(intercept) + range_optimal))

@@ -17,3 +17,7 @@ class BackendError(ProbeError, RuntimeError):
 
 class ProbeFileError(ProbeError, ValueError):
     """A saved probe is missing, damaged or of another format version."""
+
+
+class WrongUsageError(ProbeError, ValueError):
+    """Options that make no sense, or not together; the message names them as the command line does."""

@@ -1,4 +1,4 @@
-"""A fitted probe as an object and as files: arrays in .npz, the rest in JSON, nothing pickled.
+"""A fitted probe as an object and as files: arrays in .npz, the rest in JSON, nothing pickled (schemas/probe-1.0.md).
 
 Saving and predicting need NumPy alone; `load_probe` gives scikit-learn's own estimators, built from the arrays.
 """

@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh
-from scipy.linalg.lapack import dpotrf, dpotri
 
+from probes.class_blocks import apply_blocks, inverse_blocks, is_due, largest_block
 from probes.reduction import ReducedProblem
+from probes.single import Matrix
 
 Array = NDArray[np.float64]
 
@@ -22,10 +23,7 @@ Array = NDArray[np.float64]
 _SMALLEST_GAIN = 1e-13
 # Penalty, in units of the typical loss curvature 1 / n_classes, from which the penalty holds a direction by itself.
 _STIFF_PENALTY = 10.0
-# Multiplications to spend on one set of class blocks; beyond it the faintest directions go to the diagonal.
-_BLOCK_BUDGET = 1.2e10
 _SMOOTHING = 1e-3
-_SETTLING_ITERATIONS = 8
 # As in the logit space: what L-BFGS costs for each unknown of an iteration, in multiplications.
 _VECTOR_WORK = 3000
 
@@ -41,26 +39,28 @@ class FeatureSpace:
         self._rotation, deviation = _principal_directions(problem)
         self._scaling = 1.0 / deviation
         scores = problem.codewords @ self._rotation * self._scaling
-        self._features = np.hstack([scores, np.ones((len(scores), 1))])
+        self._features = Matrix(np.hstack([scores, np.ones((len(scores), 1))]))
         self._strength = np.append(problem.l2_strength / deviation**2, 0.0)[:, None]
         n_classes = problem.targets.shape[1]
         soft = self._strength[:, 0] * n_classes < _STIFF_PENALTY
-        self._in_block, self._on_diagonal = _split(soft, _largest_block(len(scores), n_classes))
-        self._blocks = np.empty((0, 0, 0))
+        self._in_block, self._on_diagonal = _split(soft, largest_block(len(scores), n_classes))
+        self._blocks = np.empty((0, 0, 0), dtype=np.float32)
         self._diagonal = np.empty((0, 0))
         self._n_refreshes = 0
 
     @property
     def iteration_cost(self) -> float:
         """Multiplications of one iteration's products, per class."""
-        n_directions = self._features.shape[1]
-        return float(2 * self._features.size + len(self._in_block) ** 2 + n_directions * _VECTOR_WORK)
+        n_codes, n_directions = self._features.values.shape
+        return float(2 * n_codes * n_directions + len(self._in_block) ** 2 + n_directions * _VECTOR_WORK)
 
     def start(self) -> Array:
         """Return the ridge regression of the log smoothed class shares of each code."""
         shares = np.log(self.problem.targets / self.problem.weights + _SMOOTHING)
         shares -= shares.mean(axis=1, keepdims=True)
-        fitted: Array = self._features.T @ (self.problem.weights * shares) / (1.0 + self._strength * shares.shape[1])
+        fitted: Array = self._features.transposed_times(self.problem.weights * shares) / (
+            1.0 + self._strength * shares.shape[1]
+        )
         return fitted
 
     def logits(self, unknown: Array) -> Array:
@@ -73,28 +73,29 @@ class FeatureSpace:
 
     def gradient(self, residual: Array, penalty_gradient: Array) -> Array:
         """Return the gradient from the loss's residual r p - T and `penalty_product`."""
-        return self._features.T @ residual + penalty_gradient
+        return self._features.transposed_times(residual) + penalty_gradient
 
     def refresh(self, probabilities: Array) -> None:
         """Rebuild the metric's blocks at these probabilities (the expensive part, so not at every iterate)."""
         self._n_refreshes += 1
         curvature = self.problem.weights * probabilities * (1.0 - probabilities)
-        block_features = np.ascontiguousarray(self._features[:, self._in_block])
-        self._blocks = _inverse_blocks(block_features, curvature, self._strength[self._in_block, 0])
-        held = np.square(self._features[:, self._on_diagonal]).T @ curvature + self._strength[self._on_diagonal]
+        block_features = np.ascontiguousarray(self._features.values[:, self._in_block])
+        self._blocks = inverse_blocks(block_features, curvature, self._strength[self._in_block, 0])
+        held = np.square(self._features.values[:, self._on_diagonal]).T @ curvature + self._strength[self._on_diagonal]
         self._diagonal = 1.0 / np.maximum(held, np.finfo(float).tiny)
 
     def is_stale(self, estimates: Sequence[float]) -> bool:
-        """Ask for one more refresh, once the first iterations have left the start behind."""
-        return self._n_refreshes == 1 and len(estimates) > _SETTLING_ITERATIONS
+        """Ask for a refresh as `is_due` says."""
+        size = len(self._in_block)
+        refresh_cost = size**2 * (len(self._features.values) + size)
+        return is_due(estimates, self._n_refreshes, refresh_cost / self.iteration_cost)
 
     def metric(self, probabilities: Array) -> Callable[[Array], Array]:
         """Return the inverse of the class blocks of the last `refresh`."""
 
         def apply(gradient: Array) -> Array:
             step = np.empty_like(gradient)
-            by_class = np.ascontiguousarray(gradient[self._in_block].T)[:, :, None]
-            step[self._in_block] = np.matmul(self._blocks, by_class)[:, :, 0].T
+            step[self._in_block] = apply_blocks(self._blocks, gradient[self._in_block])
             step[self._on_diagonal] = self._diagonal * gradient[self._on_diagonal]
             step -= step.mean(axis=1, keepdims=True)
             return step
@@ -126,40 +127,8 @@ def _principal_directions(problem: ReducedProblem) -> tuple[Array, Array]:
     return np.ascontiguousarray(rotation[:, keep]), np.sqrt(variance[keep])
 
 
-def _largest_block(n_codes: int, n_classes: int) -> int:
-    """Return how many directions a class block may have within the budget of multiplications."""
-    return int(np.sqrt(_BLOCK_BUDGET / (n_codes * n_classes)))
-
-
 def _split(soft: NDArray[np.bool_], limit: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Return the rows that go into class blocks (the last `limit` soft ones, intercept included) and the others."""
     # eigh sorts variances upwards, so the last soft directions are those the data move most.
-    in_block = np.flatnonzero(soft)[-max(limit, 1) :]
+    in_block = np.flatnonzero(soft)[-limit:]
     return in_block, np.setdiff1d(np.arange(len(soft)), in_block)
-
-
-def _inverse_blocks(features: Array, curvature: Array, strength: Array) -> Array:
-    """Return the inverses of X' diag(curvature[:, k]) X + diag(strength), float64 array (n_classes, size, size)."""
-    size, n_classes = features.shape[1], curvature.shape[1]
-    blocks = np.empty((n_classes, size, size))
-    weighted = np.empty_like(features)
-    root = np.sqrt(curvature)
-    for k in range(n_classes):
-        np.multiply(features, root[:, k : k + 1], out=weighted)
-        block = weighted.T @ weighted
-        diagonal = block.reshape(-1)[:: size + 1]
-        diagonal += strength
-        # A hair of the block's own scale keeps it positive definite where a class's curvature has died out.
-        diagonal += 1e-11 * diagonal.mean() + np.finfo(float).tiny
-        blocks[k] = _symmetric_inverse(block)
-    return blocks
-
-
-def _symmetric_inverse(matrix: Array) -> Array:
-    """Return the inverse of a positive definite matrix, or of its diagonal where rounding has spoiled it."""
-    factor, failed = dpotrf(matrix.T, lower=1)
-    if failed:
-        return np.diag(1.0 / np.diag(matrix))
-    lower, _ = dpotri(factor, lower=1)
-    inverse: Array = np.tril(lower) + np.tril(lower, -1).T
-    return inverse

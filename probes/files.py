@@ -30,10 +30,12 @@ class FolderLock:
     Raises
     ------
     OutputError
-        When another process holds the lock, or the folder cannot be written.
+        When another process holds the lock, or the folder is a file or cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
+        if folder.exists() and not folder.is_dir():
+            raise OutputError(f"{folder}: expected a results folder, found a file; choose another --output")
         with output_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o666)

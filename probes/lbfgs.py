@@ -8,7 +8,7 @@ with the inner products kept in a small Gram matrix, so that a direction costs f
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 Array = NDArray[np.float64]
 
@@ -22,15 +22,22 @@ class CurvatureMemory:
         Shape of the unknown.
     size : int
         How many pairs to keep.
+    dtype : dtype
+        Of the pairs and of the directions. Directions need not be exact, and float32 takes half the time and memory.
     """
 
-    def __init__(self, shape: tuple[int, ...], size: int = 10) -> None:
+    def __init__(self, shape: tuple[int, ...], size: int = 10, dtype: DTypeLike = np.float64) -> None:
         n_unknowns = int(np.prod(shape))
         self._shape, self._size = shape, size
-        self._steps, self._changes = np.zeros((2, size, n_unknowns))
+        self._steps, self._changes = np.zeros((2, size, n_unknowns), dtype=dtype)
         self._products = np.zeros((size, size))  # [i, j] = step i . change j
         self._n_stored = 0
         self._newest_first: list[int] = []
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no pair is kept."""
+        return self._n_stored == 0
 
     def forget(self) -> None:
         """Drop every pair."""
@@ -53,16 +60,17 @@ class CurvatureMemory:
         """Return minus the inverse Hessian estimate times `gradient`, with `metric` as its initial value."""
         n = min(self._n_stored, self._size)
         if n == 0:
-            return metric(-gradient)
+            return metric(np.negative(gradient, dtype=self._steps.dtype, casting="same_kind"))
         steps, changes, products = self._steps[:n], self._changes[:n], self._products[:n, :n]
-        minus = -gradient.ravel()
+        minus = np.negative(gradient.ravel(), dtype=steps.dtype, casting="same_kind")
         along = steps @ minus
         first = np.zeros(n)
         for i in self._newest_first:
             first[i] = (along[i] - products[i] @ first) / products[i, i]
-        inner = metric((minus - first @ changes).reshape(self._shape)).ravel()
+        inner = metric((minus - first.astype(steps.dtype) @ changes).reshape(self._shape)).ravel()
         across = changes @ inner
         second = np.zeros(n)
         for i in reversed(self._newest_first):
             second[i] = first[i] - (across[i] + products[:, i] @ second) / products[i, i]
-        return (inner + second @ steps).reshape(self._shape)
+        direction: Array = (inner + second.astype(steps.dtype) @ steps).reshape(self._shape)
+        return direction

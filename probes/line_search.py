@@ -19,8 +19,14 @@ class Trial(Generic[T]):
         self.step, self.value, self.slope, self.kept = step, value, slope, kept
 
 
-def search(evaluate: Callable[[float], Trial[T]], value: float, slope: float, noise: float) -> Trial[T] | None:
-    """Find a step that lowers the value enough and leaves at most half the slope (strong Wolfe conditions).
+def search(
+    evaluate: Callable[[float], Trial[T]],
+    value: float,
+    slope: float,
+    noise: float,
+    slope_share: float = _SLOPE_SHARE,
+) -> Trial[T] | None:
+    """Find a step that lowers the value enough and leaves at most a share of the slope (strong Wolfe conditions).
 
     Near the optimum differences of values are rounding noise while slopes still have digits, so the search steers by
     slopes (secant steps inside a bracket) and takes the value only as a guard, with `noise` of slack.
@@ -32,6 +38,8 @@ def search(evaluate: Callable[[float], Trial[T]], value: float, slope: float, no
         At step 0; the slope is negative.
     noise : float
         Rounding error of a value.
+    slope_share : float
+        The slope must shrink to this share.
 
     Returns
     -------
@@ -44,7 +52,7 @@ def search(evaluate: Callable[[float], Trial[T]], value: float, slope: float, no
     for _ in range(_MAX_TRIALS):
         trial = evaluate(step)
         decreased = trial.value <= value + _SUFFICIENT_DECREASE * step * slope + noise
-        if decreased and abs(trial.slope) <= _SLOPE_SHARE * -slope:
+        if decreased and abs(trial.slope) <= slope_share * -slope:
             return trial
         if decreased and (best is None or trial.value < best.value):
             best = trial

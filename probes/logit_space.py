@@ -18,11 +18,14 @@ from scipy.linalg.lapack import dpotrf, dpotri
 
 from probes.objective import cross_entropy, softmax
 from probes.reduction import ReducedProblem
+from probes.single import Matrix
 
 Array = NDArray[np.float64]
 
 # Pivots of the Cholesky factor below this share of the largest: half the digits of the inverse would be noise.
 _SMALLEST_PIVOT = 1e-7
+# Largest penalty of a code, in units of its weight, whose products float32 does not drown in rounding noise.
+_STIFFEST_SINGLE = 1e3
 # What L-BFGS and softmax cost for each unknown of an iteration, in multiplications of a matrix product (measured).
 _VECTOR_WORK = 3000
 
@@ -44,19 +47,17 @@ class LogitSpace:
         if n_codes > dim + 1:
             raise np.linalg.LinAlgError("more codes than dimensions")
         self.problem = problem
-        self._penalty = problem.l2_strength * _centred_inverse(problem.codewords)
-        self._penalty_diagonal = np.maximum(np.diag(self._penalty), np.finfo(float).tiny)[:, None]
-
-    @property
-    def stiffness(self) -> float:
-        """Median penalty curvature of a logit, in units of the loss curvature of a typical logit."""
-        typical = float(np.median(self.problem.weights)) / self.problem.targets.shape[1]
-        return float(np.median(self._penalty_diagonal) / typical)
+        self._n_codes = n_codes
+        penalty = problem.l2_strength * _centred_inverse(problem.codewords)
+        stiffness = float((np.diag(penalty) / problem.weights[:, 0]).max())
+        self._penalty = Matrix(penalty, in_single=stiffness < _STIFFEST_SINGLE)
+        self._codewords = Matrix(problem.codewords)
+        self._penalty_diagonal = np.maximum(np.diag(self._penalty.values), np.finfo(float).tiny)[:, None]
 
     @property
     def iteration_cost(self) -> float:
         """Multiplications of one iteration's products, per class."""
-        return float(len(self._penalty) * (len(self._penalty) + _VECTOR_WORK))
+        return float(self._n_codes * (self._n_codes + _VECTOR_WORK))
 
     def start(self) -> Array:
         """Return the log of smoothed targets: the best of a few amounts of smoothing."""
@@ -110,7 +111,8 @@ class LogitSpace:
 
     def gap_bound(self, gradient: Array) -> float:
         """Return ||X' g||^2 / (2 l2), which bounds the gap where the columns of g sum to zero (intercept solved)."""
-        pulled = self.problem.codewords.T @ gradient
+        # A sum of squares may be rounded; the certificate repeats it in float64.
+        pulled = self._codewords.transposed_times(gradient.astype(np.float32)).astype(np.float64)
         return float(np.vdot(pulled, pulled)) / (2.0 * self.problem.l2_strength)
 
     def coefficients(self, unknown: Array) -> tuple[Array, Array]:

@@ -78,7 +78,7 @@ class NewtonSpace(LogitSpace):
         null = np.sqrt(weights[:, 0])
         coupling = np.eye(len(null)) + np.outer(null, null)
         for block, diagonal, pull in zip(self._inverses, curvature.T, self._pull.T, strict=True):
-            _invert(self._penalty, diagonal, block)
+            _invert(self._penalty.values, diagonal, block)
             coupling -= block * pull[:, None] * pull
         try:
             # only the upper triangles of the blocks are filled

@@ -5,15 +5,27 @@ A layer's embedding is one of V codebook rows, so the data of a probe are those 
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 ClassWeight = Literal["balanced", "none"]
 Outcome = Literal["converged", "iteration_limit", "stalled", "singular", "non_finite", "not_applicable"]
-# Loads the training frames one by one: X float32 (n_frames, dim), standardised like `codewords`, and y (n_frames,).
-DenseRows = Callable[[], tuple[NDArray[np.float32], NDArray[np.generic]]]
+# Loads the training frames one by one: X float32 or float64 (n_frames, dim), standardised like `codewords`, and y, as
+# long.
+DenseRows = Callable[[], tuple[NDArray[np.floating], NDArray[Any]]]
+
+
+def weights_of_classes(n_per_class: NDArray[np.float64], class_weight: ClassWeight) -> NDArray[np.float64]:
+    """Return the weight of a frame of each class, float64 (n_classes,), from positive numbers of frames.
+
+    ``balanced`` is scikit-learn's rule: n_frames / (n_classes * n_frames_of_class_k); ``none`` is one.
+    """
+    if class_weight == "none":
+        return np.ones_like(n_per_class)
+    balanced: NDArray[np.float64] = n_per_class.sum() / (len(n_per_class) * n_per_class)
+    return balanced
 
 
 @dataclass(frozen=True)
@@ -51,11 +63,7 @@ class LogisticProblem:
     @property
     def class_weights(self) -> NDArray[np.float64]:
         """Weight of each class, float64 array of shape (n_classes,)."""
-        n_per_class = self.counts.sum(axis=0)
-        if self.class_weight == "none":
-            return np.ones_like(n_per_class)
-        balanced: NDArray[np.float64] = n_per_class.sum() / (len(n_per_class) * n_per_class)
-        return balanced
+        return weights_of_classes(self.counts.sum(axis=0), self.class_weight)
 
     @property
     def targets(self) -> NDArray[np.float64]:

@@ -13,6 +13,9 @@ from probes.problem import LogisticProblem
 
 Array = NDArray[np.float64]
 
+# Dimensions per code from which a rotation to n_codes directions costs less than it saves.
+_WORTH_ROTATING = 1.25
+
 
 @dataclass(frozen=True)
 class ReducedProblem:
@@ -20,7 +23,7 @@ class ReducedProblem:
 
     Attributes
     ----------
-    codewords : float64 array of shape (n_codes, dim), dim <= n_codes
+    codewords : float64 array of shape (n_codes, dim), dim at most little above n_codes
         Their mean, weighted by `weights`, is zero.
     targets : float64 array of shape (n_codes, n_classes)
         T, weighted counts that sum to one.
@@ -40,6 +43,11 @@ class ReducedProblem:
     mean: Array
     basis: Array | None
 
+    @property
+    def n_classes(self) -> int:
+        """Number of classes."""
+        return int(self.targets.shape[1])
+
     def restore(self, coef: Array, intercept: Array) -> tuple[Array, Array]:
         """Return weights and intercept for the original rows; both sum to zero over the classes."""
         if self.basis is not None:
@@ -58,7 +66,7 @@ def reduce_problem(problem: LogisticProblem) -> ReducedProblem:
     mean = weights @ codewords
     codewords = codewords - mean
     basis = None
-    if codewords.shape[1] > len(codewords):
+    if codewords.shape[1] > _WORTH_ROTATING * len(codewords):
         basis, triangle = np.linalg.qr(codewords.T)
         codewords = np.ascontiguousarray(triangle.T)
     return ReducedProblem(codewords, targets, weights[:, None], problem.l2_strength, mean, basis)

@@ -1,8 +1,10 @@
 """Preconditioned L-BFGS for the logistic objective, in whichever parametrisation (`Space`) it is given.
 
 The solver keeps the logits and the penalty's image of its iterate, both linear in the unknown, so a trial step costs a
-softmax and no matrix product. Its metric is the space's, at the current probabilities; L-BFGS corrects what that
-leaves out. It stops on the quasi-Newton decrement -g.d / 2, an estimate of the gap, and on the space's own bound.
+softmax and no matrix product. Directions and their images are float32: no harm, since the iterate, its value and its
+gradient are float64, and the images are computed anew every few steps and before the end. Its metric is the space's, at
+the current probabilities; L-BFGS corrects what that leaves out. It stops on the quasi-Newton decrement -g.d / 2, an
+estimate of the gap, and on the space's own bound.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +14,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from probes.certificate import intercept_step
 from probes.lbfgs import CurvatureMemory
 from probes.line_search import Trial, search
 from probes.objective import cross_entropy, softmax
@@ -23,6 +26,11 @@ SolverOutcome = Literal["converged", "iteration_limit", "stalled", "slow", "non_
 # Relative to the objective: below this the estimate is rounding noise and no further step can be told from none.
 _NOISE = 1e-15
 _WINDOW = 10
+# Steps after which logits and penalty, carried along by products in single precision, are computed from the unknown.
+_OLDEST_IMAGES = 20
+# The bound is looked at again after so many iterations, or earlier, at so many times the estimate that should do.
+_LONGEST_WAIT = 8
+_EARLY = 2.0
 
 
 class Space(Protocol):
@@ -58,7 +66,7 @@ class Space(Protocol):
         ...
 
     def is_stale(self, estimates: Sequence[float]) -> bool:
-        """Say whether the metric has aged, from the gap's estimates since the last refresh and at present."""
+        """Say whether to refresh, from the gap's estimates since the last refresh and at present; the goal is 1."""
         ...
 
     def metric(self, probabilities: Array) -> Callable[[Array], Array]:
@@ -124,7 +132,7 @@ class Solution:
 
 @dataclass
 class _Point:
-    """An iterate with its linear images."""
+    """An iterate with its linear images; `age` counts the steps since these were last computed from it."""
 
     unknown: Array
     logits: Array
@@ -132,6 +140,7 @@ class _Point:
     probabilities: Array
     value: float
     gradient: Array
+    age: int = 0
 
 
 def minimise(space: Space, start: Array, limits: Limits) -> Solution:
@@ -150,47 +159,133 @@ def minimise(space: Space, start: Array, limits: Limits) -> Solution:
         limit, and ``non_finite`` where the objective overflows at `start`.
     """
     with np.errstate(all="ignore"):
-        return _minimise(space, start, limits)
+        return _Run(space, start, limits).to_the_end()
 
 
-def _minimise(space: Space, start: Array, limits: Limits) -> Solution:
-    point = _evaluate(space, start)
-    memory = CurvatureMemory(start.shape)
-    estimates: list[float] = []
-    refreshed_at, fresh = 0, True
-    for n_iter in range(limits.max_iter + 1):
-        if not np.isfinite(point.value) or not np.isfinite(point.gradient).all():
-            return Solution(point.unknown, "non_finite", n_iter, point.value, np.nan, np.inf)
-        if n_iter == 0:
-            space.refresh(point.probabilities)
-        direction, slope = _direction(space, point, memory)
-        if not fresh and space.is_stale([*estimates[refreshed_at:], -0.5 * slope]):
-            if space.metric_is_hessian:
-                memory.forget()
-            space.refresh(point.probabilities)
-            refreshed_at, fresh = n_iter, True
-            direction, slope = _direction(space, point, memory)
-        estimates.append(max(-0.5 * slope, 0.0))
-        ahead = _iterations_ahead(estimates, limits.estimate * abs(point.value))
-        outcome = _verdict(space, point, estimates, ahead, limits, n_iter)
-        following = _step(space, point, direction, slope) if outcome is None else None
-        if outcome is None and following is None and not fresh:
-            # The memory or an old metric may be to blame: once more from the metric alone.
-            memory.forget()
-            space.refresh(point.probabilities)
-            refreshed_at, fresh = n_iter, True
-            continue
-        if following is None:
-            return Solution(point.unknown, outcome or "stalled", n_iter, point.value, estimates[-1], ahead)
-        memory.store(following.unknown - point.unknown, following.gradient - point.gradient)
-        point, fresh = following, False
-    raise AssertionError("the verdict at max_iter ends the loop")
+class _Run:
+    """One minimisation."""
+
+    def __init__(self, space: Space, start: Array, limits: Limits) -> None:
+        self._space, self._limits = space, limits
+        self._point = _evaluate(space, start)
+        self._memory = CurvatureMemory(start.shape, dtype=np.float32)
+        self._estimates: list[float] = []  # one an iteration
+        self._since_refresh: list[float] = []
+        self._bound_due = _DueBound()
+
+    def to_the_end(self) -> Solution:
+        """Iterate until there is a reason to stop."""
+        if not self._is_finite():
+            return self._solution("non_finite", 0)
+        self._refresh()
+        for n_iter in range(self._limits.max_iter + 1):
+            direction, slope = self._descend()
+            outcome = self._verdict(n_iter)
+            if outcome == "converged" and self._point.age:
+                # What rounding has gathered in the images is no proof: once more from the iterate itself.
+                self._point = _evaluate(self._space, self._point.unknown)
+                direction, slope = self._descend(again=True)
+                outcome = self._verdict(n_iter)
+            if outcome is not None:
+                return self._solution(outcome, n_iter)
+            following = _step(self._space, self._point, direction, slope)
+            if following is not None:
+                step, change = following.unknown - self._point.unknown, following.gradient - self._point.gradient
+                self._memory.store(step, change)
+                self._point = following
+            elif len(self._since_refresh) > 1 or self._point.age or not self._memory.is_empty:
+                # The memory, an old metric or the images may be to blame: once more without them.
+                self._point = _evaluate(self._space, self._point.unknown)
+                self._memory.forget()
+                self._refresh()
+            else:
+                return self._solution("stalled", n_iter)
+            if not self._is_finite():
+                return self._solution("non_finite", n_iter + 1)
+        raise AssertionError("the verdict at max_iter ends the loop")
+
+    def _descend(self, again: bool = False) -> tuple[Array, float]:
+        """Return the quasi-Newton direction and the slope of f along it; note what gap it tells."""
+        if again:
+            self._estimates.pop()
+            self._since_refresh.pop()
+        direction, slope = self._direction()
+        if self._since_refresh and self._is_stale(-0.5 * slope):
+            if self._space.metric_is_hessian:
+                self._memory.forget()
+            self._refresh()
+            direction, slope = self._direction()
+        estimate = _estimate(slope, self._point)
+        self._estimates.append(estimate)
+        self._since_refresh.append(estimate)
+        return direction, slope
+
+    def _direction(self) -> tuple[Array, float]:
+        metric = self._space.metric(self._point.probabilities)
+        direction = self._memory.direction(self._point.gradient, metric)
+        return direction, float(np.vdot(self._point.gradient, direction))
+
+    def _is_stale(self, estimate: float) -> bool:
+        target = max(self._limits.estimate * abs(self._point.value), np.finfo(float).tiny)
+        return self._space.is_stale([value / target for value in (*self._since_refresh, estimate)])
+
+    def _refresh(self) -> None:
+        self._space.refresh(self._point.probabilities)
+        self._since_refresh = []
+
+    def _is_finite(self) -> bool:
+        return bool(np.isfinite(self._point.value) and np.isfinite(self._point.gradient).all())
+
+    def _verdict(self, n_iter: int) -> SolverOutcome | None:
+        """Return why to stop here, or None to go on."""
+        scale, estimate = abs(self._point.value), self._estimates[-1]
+        if estimate <= self._limits.estimate * scale and (estimate <= _NOISE * scale or self._is_proved()):
+            return "converged"
+        if n_iter >= self._limits.max_iter:
+            return "iteration_limit"
+        return "slow" if self._iterations_ahead() > self._limits.patience else None
+
+    def _is_proved(self) -> bool:
+        """Say whether the bound holds; it costs as much as half an iteration, so only where it may be expected."""
+        limit = self._limits.bound * abs(self._point.value)
+        if self._point.age and not self._bound_due.is_due(self._estimates):
+            return False
+        bound = _gap_bound(self._space, self._point)
+        if bound <= limit:
+            return True
+        self._bound_due.missed(limit / bound, self._estimates)
+        return False
+
+    def _iterations_ahead(self) -> float:
+        return _iterations_ahead(self._estimates, self._limits.estimate * abs(self._point.value))
+
+    def _solution(self, outcome: SolverOutcome, n_iter: int) -> Solution:
+        estimate = self._estimates[-1] if self._estimates and outcome != "non_finite" else np.nan
+        ahead = self._iterations_ahead() if outcome != "non_finite" else np.inf
+        return Solution(self._point.unknown, outcome, n_iter, self._point.value, estimate, ahead)
 
 
-def _direction(space: Space, point: _Point, memory: CurvatureMemory) -> tuple[Array, float]:
-    """Return the quasi-Newton direction and the slope of f along it."""
-    direction = memory.direction(point.gradient, space.metric(point.probabilities))
-    return direction, float(np.vdot(point.gradient, direction))
+class _DueBound:
+    """Foretell from the last miss when the bound will hold: it shrinks about as the estimate does."""
+
+    def __init__(self) -> None:
+        self._n_wait, self._estimate = 0, float("inf")
+
+    def is_due(self, estimates: Sequence[float]) -> bool:
+        """Say whether to look at the bound at the iteration that gave the last of `estimates`."""
+        return len(estimates) >= self._n_wait or estimates[-1] <= self._estimate
+
+    def missed(self, shrink_to: float, estimates: Sequence[float]) -> None:
+        """Note to what share of itself the bound has to shrink."""
+        self._n_wait = len(estimates) + _LONGEST_WAIT
+        self._estimate = _EARLY * estimates[-1] * shrink_to
+
+
+def _estimate(slope: float, point: _Point) -> float:
+    """Return the gap's estimate; infinite where the direction does not descend, which tells nothing of the gap."""
+    if slope < 0:
+        return -0.5 * slope
+    return float("inf") if point.gradient.any() else 0.0
 
 
 def _evaluate(space: Space, unknown: Array) -> _Point:
@@ -224,25 +319,22 @@ def _step(space: Space, point: _Point, direction: Array, slope: float) -> _Point
     found = search(evaluate, point.value, slope, noise=10 * _NOISE * (1.0 + abs(point.value)))
     if found is None:
         return None
+    unknown = point.unknown + found.step * direction
+    if point.age + 1 >= _OLDEST_IMAGES:
+        return _evaluate(space, unknown)
     logits, probabilities, residual = found.kept
     penalty_gradient = point.penalty_gradient + found.step * penalty_change
     gradient = space.gradient(residual, penalty_gradient)
-    unknown = point.unknown + found.step * direction
-    return _Point(unknown, logits, penalty_gradient, probabilities, found.value, gradient)
+    return _Point(unknown, logits, penalty_gradient, probabilities, found.value, gradient, point.age + 1)
 
 
-def _verdict(
-    space: Space, point: _Point, estimates: list[float], ahead: float, limits: Limits, n_iter: int
-) -> SolverOutcome | None:
-    """Return why to stop here, or None to go on."""
-    scale = abs(point.value)
-    if estimates[-1] <= limits.estimate * scale and (
-        estimates[-1] <= _NOISE * scale or space.gap_bound(point.gradient) <= limits.bound * scale
-    ):
-        return "converged"
-    if n_iter >= limits.max_iter:
-        return "iteration_limit"
-    return "slow" if ahead > limits.patience else None
+def _gap_bound(space: Space, point: _Point) -> float:
+    """Return the space's bound where the intercept is solved for, to first order: the certificate solves it too."""
+    weights, probabilities = space.problem.weights, point.probabilities
+    residual = weights * probabilities - space.problem.targets
+    step = intercept_step(probabilities, weights[:, 0], residual.sum(axis=0))
+    residual += weights * probabilities * (step - (probabilities @ step)[:, None])
+    return space.gap_bound(space.gradient(residual, point.penalty_gradient))
 
 
 def _iterations_ahead(estimates: list[float], target: float) -> float:

@@ -9,6 +9,7 @@ so what has been spent counts as well.
 
 import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -19,13 +20,14 @@ from probes.logit_space import LogitSpace
 from probes.newton_space import NewtonSpace
 from probes.reduction import ReducedProblem
 from probes.solver import Limits, Solution, Space, minimise
+from probes.stiff_space import StiffSpace
 
 Array = NDArray[np.float64]
 
-# Penalty over loss curvature of a typical logit above which the penalty's coupling of codes rules the problem.
-_STIFF = 30.0
+# Stiff directions per code below which the plain saturated metric is tried.
+_FEW_STIFF = 0.03
 # Iterations that may seem to be ahead before the next space is tried.
-_PATIENCE = 60.0
+_PATIENCE = 800.0
 
 
 def solve(problem: ReducedProblem, limits: Limits, first: str | None = None) -> tuple[Space, Solution]:
@@ -47,13 +49,16 @@ def solve(problem: ReducedProblem, limits: Limits, first: str | None = None) -> 
     solution : Solution
         Its unknown, with the iterations of all spaces.
     """
-    cheap = _candidates(problem, first)
-    newton_cost = NewtonSpace.total_cost(problem) if _is_newton_open(problem, cheap) else math.inf
+    logit = _logit_space(problem)
     relay = _Relay(limits)
-    costs = [relay.run(space, patience=_PATIENCE) for space in cheap if not relay.is_over]
-    if relay.is_over:
-        return relay.result()
-    cost, best = min(zip(costs, cheap, strict=True), key=lambda pair: pair[0])
+    tried: list[tuple[float, Space]] = []
+    for space in _cheap_spaces(problem, logit, first):
+        tried.append((relay.run(space, patience=_PATIENCE), space))
+        if relay.is_over:
+            return relay.result()
+    cost, best = min(tried, key=lambda pair: pair[0])
+    is_newton_open = logit is not None and NewtonSpace.fits_memory(problem)
+    newton_cost = NewtonSpace.total_cost(problem) if is_newton_open else math.inf
     if cost < newton_cost or newton_cost == math.inf:
         relay.run(best, most=newton_cost / 2 / best.iteration_cost)
     if not relay.is_over and newton_cost < math.inf:
@@ -99,21 +104,34 @@ class _Relay:
         return self._space, replace(self._solution, n_iter=self._n_iter)
 
 
-def _is_newton_open(problem: ReducedProblem, candidates: list[Space]) -> bool:
-    return any(isinstance(space, LogitSpace) for space in candidates) and NewtonSpace.fits_memory(problem)
-
-
 def carry_over(unknown: Array, source: Space, target: Space) -> Array:
     """Return the iterate of `source` as an unknown of `target`."""
     return unknown if source is target else target.from_coefficients(*source.coefficients(unknown))
 
 
-def _candidates(problem: ReducedProblem, first: str | None) -> list[Space]:
-    """Return the spaces that exist for this problem, the more promising one first."""
-    feature = FeatureSpace(problem)
+def _logit_space(problem: ReducedProblem) -> LogitSpace | None:
+    """Return the saturated space; None where not every table of logits can be reached."""
     try:
-        logit = LogitSpace(problem)
+        return LogitSpace(problem)
     except np.linalg.LinAlgError:
-        return [feature]
-    logit_first = first == "logit" or (first is None and logit.stiffness <= _STIFF)
-    return [logit, feature] if logit_first else [feature, logit]
+        return None
+
+
+def _cheap_spaces(problem: ReducedProblem, logit: LogitSpace | None, first: str | None) -> Iterator[Space]:
+    """Yield the spaces to try, the more promising one first, each made when its turn comes.
+
+    Few stiff directions hardly disturb the plain saturated metric; many are better left to the features, where they
+    are cheap.
+    """
+    if logit is None:
+        yield FeatureSpace(problem)
+        return
+    stiff = StiffSpace(logit)
+    n_codes = len(problem.codewords)
+    saturated: Space = logit if stiff.n_stiff < _FEW_STIFF * n_codes else stiff
+    if first == "logit" or (first is None and stiff.is_promising):
+        yield saturated
+        yield FeatureSpace(problem)
+    else:
+        yield FeatureSpace(problem)
+        yield saturated

@@ -79,3 +79,10 @@ class Backend(Protocol):
     def versions(self) -> dict[str, str]:
         """Return the versions of the libraries that compute the numbers, by package name."""
         ...
+
+
+def fit_with(backend: Backend, problem: Problem, options: FitOptions) -> Fit:
+    """Fit a problem of either kind."""
+    if isinstance(problem, LogisticProblem):
+        return backend.fit_logistic(problem, options)
+    return backend.fit_least_squares(problem, options)

@@ -8,6 +8,7 @@ from scipy.optimize import minimize
 
 from probes.backends.exact import ExactBackend
 from probes.certificate import certify, solve_intercept
+from probes.class_blocks import inverse_blocks, is_due
 from probes.feature_space import FeatureSpace
 from probes.lbfgs import CurvatureMemory
 from probes.line_search import Trial, search
@@ -16,8 +17,10 @@ from probes.newton_space import NewtonSpace
 from probes.objective import LogisticObjective, cross_entropy, softmax
 from probes.problem import FitOptions, LogisticProblem
 from probes.reduction import reduce_problem
+from probes.single import Matrix
 from probes.solver import Limits, minimise
 from probes.spaces import carry_over, solve
+from probes.stiff_space import StiffSpace
 from tests.probes.problems import logistic_problem
 
 TIGHT = Limits(estimate=1e-13, bound=1e-9, max_iter=5_000)
@@ -62,7 +65,11 @@ def test_softmax_does_not_overflow():
     np.testing.assert_allclose(log_sum_exp, [1e4, -1e4 + np.log(3)])
 
 
-@pytest.mark.parametrize("space_class", [LogitSpace, FeatureSpace])
+def stiff_space(reduced):
+    return StiffSpace(LogitSpace(reduced))
+
+
+@pytest.mark.parametrize("space_class", [LogitSpace, FeatureSpace, stiff_space])
 class TestSpace:
     def space(self, space_class, **shape):
         return space_class(reduce_problem(logistic_problem(**(WIDE | {"n_classes": 4} | shape))))
@@ -104,7 +111,9 @@ class TestSpace:
         rng = np.random.default_rng(0)
         a, b = rng.standard_normal((2, *unknown.shape))
         a, b = (x - x.mean(axis=1, keepdims=True) for x in (a, b))
-        assert np.vdot(a, apply(b)) == pytest.approx(np.vdot(b, apply(a)), rel=1e-9)
+        # class blocks are in single precision
+        scale = np.sqrt(np.vdot(a, apply(a)) * np.vdot(b, apply(b)))
+        assert np.vdot(a, apply(b)) == pytest.approx(np.vdot(b, apply(a)), abs=1e-5 * scale)
         assert np.vdot(a, apply(a)) > 0
         assert np.abs(apply(a).sum(axis=1)).max() < 1e-9 * np.abs(apply(a)).max()
 
@@ -125,6 +134,111 @@ class TestSpace:
                 LogisticObjective(reduced.codewords, reduced.targets, reduced.l2_strength), coef, intercept
             )
             assert certificate.gap_bound >= certificate.objective - best - 1e-12
+
+
+class TestStiffSpace:
+    """Woodbury's identity in single precision, held directions apart, against the blocks it stands for."""
+
+    @pytest.mark.parametrize("condition", [1e4, 1e5, 1e6])
+    def test_metric_is_close_to_the_inverse_of_each_class_s_block(self, condition):
+        """Eigenvalues of metric times block, which decide the number of iterations, stay within a modest range."""
+        reduced = reduce_problem(logistic_problem(n_codes=60, dim=80, n_classes=4, condition=condition, C=1e3))
+        space = stiff_space(reduced)
+        assert space.n_stiff > 0
+        probabilities, _ = softmax(space.start())
+        space.refresh(probabilities)
+        apply = space.metric(probabilities)
+        n = len(reduced.targets)
+        penalty = space.penalty_product(np.eye(n))
+        # a class pushed against all others: such unknowns have two classes' blocks
+        curvature = reduced.weights * probabilities * (1 - probabilities)
+        push = np.array([1.0, -1.0, 0.0, 0.0])
+        image = np.stack([apply(np.outer(unit, push))[:, 0] for unit in np.eye(n)], axis=1)
+        block = 0.5 * (np.diag(curvature[:, 0]) + np.diag(curvature[:, 1])) + penalty
+        ratios = np.linalg.eigvals(image @ block).real
+        assert 0.02 < ratios.min() < ratios.max() < 20
+
+    def test_steep_spectra_take_few_iterations(self):
+        reduced = reduce_problem(logistic_problem(n_codes=200, dim=210, n_classes=12, condition=1e5, C=1e2))
+        stiff, plain = (
+            minimise(s, s.start(), Limits(1e-9, 1e-6, 2000)) for s in (stiff_space(reduced), LogitSpace(reduced))
+        )
+        assert stiff.outcome == "converged"
+        assert stiff.n_iter < 0.3 * plain.n_iter
+
+
+def test_a_metric_that_does_not_descend_is_no_convergence():
+    """Without a descent there is no estimate of the gap: a broken metric must not pass for an optimum."""
+
+    class Broken(LogitSpace):
+        def metric(self, probabilities):
+            return lambda gradient: -gradient
+
+    reduced = reduce_problem(logistic_problem(**WIDE, n_classes=4))
+    space = Broken(reduced)
+    assert minimise(space, space.start(), Limits(1e-9, 1e-6, 50)).outcome == "stalled"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_directions_too_faint_to_count_leave_a_bound_of_zero(seed):
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(0, 50, (40, 5)) * 10.0 ** rng.uniform(0, 3, 5)
+    problem = LogisticProblem(1e-12 * rng.standard_normal((40, 8)), counts, "none", 1.0)
+    space, found = solve(reduce_problem(problem), Limits(1e-9, 1e-6, 100))
+    assert found.outcome == "converged"
+    shares = counts.sum(axis=0) / counts.sum()
+    _, intercept = space.coefficients(found.unknown)
+    np.testing.assert_allclose(softmax(intercept[None])[0][0], shares, rtol=1e-3)
+
+
+def test_a_block_that_float32_cannot_factorise_stays_positive():
+    """Class blocks of rank 3: the failed factorisation must not leave its negative pivot in the metric."""
+    n_failed = 0
+    for seed in range(10):
+        rows = np.random.default_rng(seed).standard_normal((3, 100))
+        blocks = inverse_blocks(rows, np.ones((3, 1)), np.full(100, 1e-12))
+        n_failed += int((blocks[0] == np.diag(np.diag(blocks[0]))).all())
+        assert np.diag(blocks[0]).min() > 0
+    assert n_failed > 0
+
+
+class TestSinglePrecision:
+    def test_product_is_in_the_precision_of_its_argument(self):
+        matrix = Matrix(np.random.default_rng(0).standard_normal((5, 4)))
+        unknown = np.arange(4.0)
+        assert (matrix @ unknown.astype(np.float32)).dtype == np.float32
+        np.testing.assert_array_equal(matrix @ unknown, matrix.values @ unknown)
+        np.testing.assert_allclose(matrix @ unknown.astype(np.float32), matrix.values @ unknown, rtol=1e-5)
+        np.testing.assert_allclose(matrix.transposed_times(np.arange(5.0)), matrix.values.T @ np.arange(5.0))
+
+    @pytest.mark.parametrize("size", [1e-30, 1e30])
+    def test_what_float32_cannot_hold_stays_float64(self, size):
+        matrix = Matrix(np.full((2, 2), size))
+        assert not matrix.in_single
+        np.testing.assert_allclose(matrix @ np.ones(2, dtype=np.float32), 2 * size)
+
+    @pytest.mark.parametrize("scale", [1e-12, 1e12])
+    def test_codewords_of_any_size_are_fitted(self, scale):
+        """Not standardised, and C such that it is the same problem."""
+        plain = logistic_problem(**WIDE, n_classes=4)
+        scaled = replace(plain, codewords=plain.codewords * scale, C=plain.C / scale**2)
+        reference, found = (solve(reduce_problem(problem), Limits(1e-10, 1e-6, 2000))[1] for problem in (plain, scaled))
+        assert found.outcome == reference.outcome == "converged"
+        assert found.value == pytest.approx(reference.value, rel=1e-8)
+
+
+class TestRefreshes:
+    def test_none_where_the_end_is_near(self):
+        fast, slow = list(10.0 ** np.arange(6.0, -4.0, -1)), list(10.0 ** np.linspace(6.0, 5.0, 10))
+        assert not is_due(fast, 1, 20.0)
+        assert is_due(slow, 1, 20.0)
+
+    def test_ever_rarer(self):
+        estimates = list(10.0 ** np.linspace(6.0, 5.0, 25))
+        assert [is_due(estimates, n, 10.0) for n in (1, 2, 3, 4)] == [True, True, True, False]
+
+    def test_one_where_the_gap_grows(self):
+        assert is_due([1.0] * 10 + [2.0], 1, 5.0)
 
 
 class TestNewtonSpace:
@@ -185,7 +299,8 @@ def test_every_way_that_converges_ends_at_the_same_optimum(shape, condition):
 
 
 @pytest.mark.parametrize("first", ["logit", "feature"])
-def test_a_slow_space_hands_over_to_the_other(first):
+def test_a_slow_space_hands_over_to_the_other(first, monkeypatch):
+    monkeypatch.setattr("probes.spaces._PATIENCE", 60.0)
     reduced = reduce_problem(logistic_problem(seed=3, n_codes=80, dim=90, n_classes=12, condition=3e5, C=1e4))
     space, solution = solve(reduced, Limits(1e-9, 1e-6, 20_000), first)
     assert solution.outcome == "converged"
@@ -201,6 +316,7 @@ def test_a_newton_step_that_fails_loses_nothing(monkeypatch):
         raise np.linalg.LinAlgError("singular")
 
     reduced = reduce_problem(logistic_problem(seed=3, n_codes=80, dim=90, n_classes=12, condition=3e5, C=1e4))
+    monkeypatch.setattr("probes.spaces._PATIENCE", 5.0)
     monkeypatch.setattr(NewtonSpace, "total_cost", staticmethod(lambda problem: 1.0))  # it comes first
     asked = []
     monkeypatch.setattr(NewtonSpace, "refresh", lambda *_: (asked.append(1), fail()))
