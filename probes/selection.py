@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from probes.representation import REPRESENTATIONS
 from schemas.record import Record
 
 TASKS = ("phoneme", "speaker", "pitch")
@@ -11,7 +12,6 @@ TASKS = ("phoneme", "speaker", "pitch")
 CODEC_ORDER = ("encodec", "speechtokenizer", "melrvq")
 CODEC_TITLES = {"encodec": "EnCodec", "speechtokenizer": "SpeechTokenizer"}
 BASELINE_CODEC = "melrvq"
-REPRESENTATIONS = ("codeword", "cumulative", "concat", "latent")
 # What a user can set, or feed in, and what may move a number.
 SETTINGS = (
     "content_digest",
@@ -22,10 +22,13 @@ SETTINGS = (
     "keep_silence",
     "standardize",
     "class_weight",
+    "eval_by",
+    "max_train_frames",
     "C",
     "tol",
     "max_iter",
 )
+_COMPARED_WITHIN = {"content_digest": "codec", "rows": "representation", "backend_used": "representation"}
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,12 @@ class Series:
 
     def of_task(self, task: str) -> list[Record]:
         """Return the records of one task, by layer."""
-        return sorted((r for r in self.records if r["task"] == task), key=lambda r: r["layer"])
+        return sorted((r for r in self.records if r["task"] == task), key=place_order)
+
+
+def place_order(record: Record) -> int:
+    """Return the record's layer as a sorting key; latents come before all layers."""
+    return record["layer"] or 0
 
 
 def codec_title(codec: str, weights: str) -> str:
@@ -98,21 +106,31 @@ def not_applicable_reasons(records: Iterable[Record]) -> dict[str, list[Record]]
     return dict(reasons)
 
 
+def settings_of(record: Record) -> tuple[object, ...]:
+    """Return the values of `SETTINGS`: scores of one task are points of one curve only where these are equal."""
+    return tuple(record[name] for name in SETTINGS)
+
+
 def mixed_settings(records: Iterable[Record]) -> dict[str, list[str]]:
-    """Return each setting that has several values within one task, with these values as text."""
-    values: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
+    """Return each setting that has several values within one task, with these values as text.
+
+    Codecs may come from stores of their own, so that digests are compared within a codec; which rows and which backend
+    can fit hangs on the representation, so that these are compared within one.
+    """
+    values: dict[tuple[str, str, str], dict[str, None]] = defaultdict(dict)
     for record in records:
         for name in SETTINGS:
-            values[name, record["task"]][_setting_text(record[name])] = None
+            owner = record[_COMPARED_WITHIN[name]] if name in _COMPARED_WITHIN else ""
+            values[name, record["task"], owner][_setting_text(name, record[name])] = None
     mixed: dict[str, dict[str, None]] = defaultdict(dict)
-    for (name, _), found in values.items():
+    for (name, _, _), found in values.items():
         if len(found) > 1:
             mixed[name] |= found
     return {name: list(found) for name, found in mixed.items()}
 
 
-def _setting_text(value: object) -> str:
-    text = "default" if value is None else str(value)
+def _setting_text(name: str, value: object) -> str:
+    text = ("all" if name == "max_train_frames" else "default") if value is None else str(value)
     return text if len(text) <= 24 else f"{text[:12]}..."
 
 

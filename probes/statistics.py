@@ -1,135 +1,150 @@
-"""Everything a probe of one layer needs, counted in one streaming pass over a codec's codes and labels.
+"""Everything a probe of one layer needs: how often each code meets each label, per layer of one codec.
 
-A probe sees the frames only through how often each code meets each label, so these tables replace the frames: fits and
-scores from them are exact, whatever the number of frames. Tables of several stores of one codec add up.
+A probe sees the frames only through these tables, so they replace the frames: fits and scores from them are exact,
+whatever the number of frames. Tables of several stores, shards or machines add up; `probes.counting` makes them.
 """
 
-from collections.abc import Callable
+import io
+import json
 from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.store import Frames
+from featstore.atomic import write_once
 from probes.errors import ProbeError
-from schemas.store import EVAL, TRAIN
+from probes.files import output_errors
 
-_BLOCK_FRAMES = 1 << 20  # larger than the reader's, so that clearing the tables' temporaries costs little a frame
+FORMAT = "rvqprobe-statistics"
+FORMAT_VERSION = "1.0"
+_TABLES = ("phoneme", "speaker", "pitch")
 
 
-@dataclass
-class Statistics:
-    """Tables of one codec, over [train, evaluation] along the first axis.
+@dataclass(frozen=True)
+class LayerTables:
+    """Tables of one layer, over [train, evaluation] along the first axis.
 
     Attributes
     ----------
-    phoneme : int64 array of shape (2, n_layers, n_codewords, n_phonemes)
+    phoneme : int64 array of shape (2, n_codewords, n_phonemes)
         Frames by code and raw phone label.
-    speaker : int64 array of shape (2, n_layers, n_codewords, n_speakers)
-    pitch : float64 array of shape (2, 3, n_layers, n_codewords)
-        Over voiced frames: their number, the sum of F0 (Hz) and of its square.
-    eval_codes : uint16 array of shape (n_layers, n_voiced_eval)
-    eval_f0_hz : float32 array of shape (n_voiced_eval,)
-        The voiced evaluation frames themselves: the mean absolute error is no function of the tables.
+    speaker : int64 array of shape (2, n_codewords, n_speakers)
+    pitch : float64 array of shape (2, 3, n_codewords)
+        Over voiced frames: their number, the sum of F0 (Hz) and of its square (Hz^2).
     """
 
     phoneme: NDArray[np.int64]
     speaker: NDArray[np.int64]
     pitch: NDArray[np.float64]
-    eval_codes: NDArray[np.uint16]
-    eval_f0_hz: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Tables of one codec; objects of the same codec and codebooks add, save and load.
+
+    Attributes
+    ----------
+    codec : str
+    layers : tuple of int
+        The layers counted, from 1.
+    phonemes, speakers : tuple of str
+        What the label axes stand for, sorted.
+    codebooks_sha256 : str
+        Of the codebooks the codes point into: tables of other codebooks must not be added.
+    phoneme : int64 array of shape (2, n_layers, n_phonemes, n_codewords)
+        Frames by part (train, evaluation), layer, raw phone label and code.
+    speaker : int64 array of shape (2, n_layers, n_speakers, n_codewords)
+    pitch : float64 array of shape (2, 3, n_layers, n_codewords)
+        Over voiced frames: their number, the sum of F0 (Hz) and of its square (Hz^2).
+    """
+
+    codec: str
+    layers: tuple[int, ...]
+    phonemes: tuple[str, ...]
+    speakers: tuple[str, ...]
+    codebooks_sha256: str
+    phoneme: NDArray[np.int64]
+    speaker: NDArray[np.int64]
+    pitch: NDArray[np.float64]
+
+    def layer(self, layer: int) -> LayerTables:
+        """Return the tables of one layer, counted from 1.
+
+        Raises
+        ------
+        ProbeError
+            When that layer was not counted.
+        """
+        if layer not in self.layers:
+            raise ProbeError(f"{self.codec}: layer {layer} was not counted, only {', '.join(map(str, self.layers))}")
+        row = self.layers.index(layer)
+        phoneme, speaker = (np.ascontiguousarray(t[:, row].transpose(0, 2, 1)) for t in (self.phoneme, self.speaker))
+        return LayerTables(phoneme, speaker, self.pitch[:, :, row])
 
     def __add__(self, other: "Statistics") -> "Statistics":
-        """Return the tables of both sets of frames; vocabularies and codebooks must be the same."""
-        for name in ("phoneme", "speaker", "pitch"):
-            if getattr(self, name).shape != getattr(other, name).shape:
-                raise ProbeError(
-                    f"{name} tables of shapes {getattr(self, name).shape} and {getattr(other, name).shape} do not add; "
-                    "merge the stores first, so that they share one vocabulary"
-                )
-        return Statistics(
-            self.phoneme + other.phoneme,
-            self.speaker + other.speaker,
-            self.pitch + other.pitch,
-            np.concatenate([self.eval_codes, other.eval_codes], axis=1),
-            np.concatenate([self.eval_f0_hz, other.eval_f0_hz]),
-        )
+        """Return the tables of both sets of frames; labels are matched by name.
+
+        Raises
+        ------
+        ProbeError
+            When the two are of different codecs, codebooks or layers.
+        """
+        for name in ("codec", "layers", "codebooks_sha256"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                raise ProbeError(f"statistics of different {name} do not add: {mine} and {theirs}")
+        phonemes, phoneme = _add_by_name(self.phonemes, self.phoneme, other.phonemes, other.phoneme)
+        speakers, speaker = _add_by_name(self.speakers, self.speaker, other.speakers, other.speaker)
+        pitch = self.pitch + other.pitch
+        return Statistics(self.codec, self.layers, phonemes, speakers, self.codebooks_sha256, phoneme, speaker, pitch)
+
+    def save(self, path: Path) -> None:
+        """Write everything to one compressed .npz file, whole or not at all."""
+        about = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "codec": self.codec,
+            "layers": self.layers,
+            "phonemes": self.phonemes,
+            "speakers": self.speakers,
+            "codebooks_sha256": self.codebooks_sha256,
+        }
+        tables = {name: getattr(self, name) for name in _TABLES}
+        with output_errors(path), write_once(path) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, allow_pickle=False, about=np.array(json.dumps(about)), **tables)
+
+    @classmethod
+    def load(cls, path: Path) -> "Statistics":
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        ProbeError
+            When the file is missing, of another format or version, or damaged.
+        """
+        try:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+                about = json.loads(str(arrays["about"]))
+                tables = {name: arrays[name] for name in _TABLES}
+        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
+            raise ProbeError(f"{path}: expected saved statistics, found {error}; count the store again") from error
+        if about.get("format") != FORMAT or str(about.get("format_version")).split(".")[0] != "1":
+            found = f"{about.get('format')} {about.get('format_version')}"
+            raise ProbeError(f"{path}: expected {FORMAT} {FORMAT_VERSION}, found {found}; count the store again")
+        layers, phonemes, speakers = (tuple(about[name]) for name in ("layers", "phonemes", "speakers"))
+        return cls(about["codec"], layers, phonemes, speakers, about["codebooks_sha256"], **tables)
 
 
-def count_frames(frames: Frames, progress: Callable[[int, int], None] | None = None) -> Statistics:
-    """Count a codec's frames in one pass over its codes and labels.
-
-    Parameters
-    ----------
-    frames : Frames
-        A codec of an open store.
-    progress : callable (n_done, n_total) or None
-        Called after each block, in frames.
-
-    Raises
-    ------
-    ProbeError
-        When a code or label is outside its codebook or vocabulary, or F0 is infinite or not positive.
-    """
-    n_phonemes = len(frames.store.strings("vocab/phonemes"))
-    n_speakers = len(frames.store.strings("vocab/speakers"))
-    shape = (2, frames.n_layers, frames.n_codewords)
-    phoneme = np.zeros((*shape, n_phonemes), dtype=np.int64)
-    speaker = np.zeros((*shape, n_speakers), dtype=np.int64)
-    pitch = np.zeros((2, 3, *shape[1:]))
-    voiced_codes, voiced_f0 = [np.zeros((frames.n_layers, 0), np.uint16)], [np.zeros(0, np.float32)]
-    for start, stop in frames.blocks(_BLOCK_FRAMES):
-        codes, split = frames.codes(start, stop), frames.frame_splits(start, stop)
-        _check_range(frames, "codes", codes, frames.n_codewords)
-        for name, table in (("phoneme", phoneme), ("speaker", speaker)):
-            labels = frames.labels(name, start, stop)
-            _check_range(frames, f"labels/{name}", labels, table.shape[-1])
-            _count_labels(table, codes, labels, split)
-        f0 = frames.labels("f0", start, stop)
-        voiced = ~np.isnan(f0)
-        _check_f0(frames, f0[voiced])
-        _add_moments(pitch, codes[:, voiced], f0[voiced], split[voiced])
-        held_out = voiced & (split == EVAL)
-        voiced_codes.append(codes[:, held_out])
-        voiced_f0.append(f0[held_out])
-        if progress is not None:
-            progress(stop, frames.n_frames)
-    return Statistics(phoneme, speaker, pitch, np.concatenate(voiced_codes, axis=1), np.concatenate(voiced_f0))
-
-
-def _count_labels(
-    table: NDArray[np.int64], codes: NDArray[np.uint16], labels: NDArray[np.generic], split: NDArray[np.int8]
-) -> None:
-    _, _, n_codes, n_labels = table.shape
-    within = split.astype(np.int64) * (n_codes * n_labels) + labels
-    for layer, row in enumerate(codes):
-        cells = np.bincount(row.astype(np.int64) * n_labels + within, minlength=2 * n_codes * n_labels)
-        table[:, layer] += cells.reshape(2, n_codes, n_labels)
-
-
-def _add_moments(
-    pitch: NDArray[np.float64], codes: NDArray[np.uint16], f0_hz: NDArray[np.float32], split: NDArray[np.int8]
-) -> None:
-    n_codes = pitch.shape[-1]
-    y = f0_hz.astype(np.float64)
-    for part in (TRAIN, EVAL):
-        of_part = split == part
-        for layer, row in enumerate(codes):
-            for moment, weights in enumerate((None, y[of_part], np.square(y[of_part]))):
-                pitch[part, moment, layer] += np.bincount(row[of_part], weights, minlength=n_codes)
-
-
-def _check_range(frames: Frames, name: str, values: NDArray[np.generic], n: int) -> None:
-    if values.size and not 0 <= int(values.min()) <= int(values.max()) < n:
-        raise ProbeError(
-            f"{frames.store.path}:/codecs/{frames.name}/{name}: expected values from 0 to {n - 1}, found "
-            f"{values.min()} to {values.max()}; the store is damaged, rebuild it"
-        )
-
-
-def _check_f0(frames: Frames, f0_hz: NDArray[np.float32]) -> None:
-    if f0_hz.size and not (f0_hz.min() > 0 and np.isfinite(f0_hz.max())):
-        raise ProbeError(
-            f"{frames.store.path}:/codecs/{frames.name}/labels/f0: expected positive Hz or NaN, found "
-            f"{f0_hz.min()} to {f0_hz.max()}; the store is damaged, rebuild it"
-        )
+def _add_by_name(
+    names: tuple[str, ...], table: NDArray[np.int64], other_names: tuple[str, ...], other_table: NDArray[np.int64]
+) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Add two tables whose third axis is named, over the union of the names."""
+    if names == other_names:
+        return names, table + other_table
+    union = tuple(sorted({*names, *other_names}))
+    total = np.zeros((*table.shape[:2], len(union), table.shape[3]), dtype=np.int64)
+    for part_names, part in ((names, table), (other_names, other_table)):
+        total[:, :, [union.index(name) for name in part_names]] += part
+    return union, total

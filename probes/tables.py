@@ -1,10 +1,13 @@
 """The numbers of a summary: one block per codec, its layers against the scores of the three tasks."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from probes.selection import TASKS, Series, layer_ranges, not_applicable_reasons
+from featstore.wording import counted
+from probes.representation import place_text
+from probes.selection import TASKS, Series, layer_ranges, not_applicable_reasons, place_order
 from schemas.record import Record
 
 # Task -> (metric, decimals) of its two columns.
@@ -43,12 +46,15 @@ class Block:
 def block_of(series: Series, with_intervals: bool = False) -> Block:
     """Lay out one series; `with_intervals` adds the 95 % intervals where a record has them."""
     by_place = {(r["layer"], r["task"]): r for r in series.records}
-    layers = sorted({layer for layer, _ in by_place})
+    layers = dict.fromkeys(r["layer"] for r in sorted(series.records, key=place_order))
     return Block(
         title=series.title,
         caption=_caption(series.records),
         rows=tuple(
-            (str(layer), tuple(c for t in TASKS for c in _scores(by_place.get((layer, t)), t, with_intervals)))
+            (
+                place_text(series.representation, layer),
+                tuple(c for t in TASKS for c in _scores(by_place.get((layer, t)), t, with_intervals)),
+            )
             for layer in layers
         ),
         references=_references(series),
@@ -59,7 +65,9 @@ def block_of(series: Series, with_intervals: bool = False) -> Block:
 def _caption(records: Iterable[Record]) -> str:
     records = list(records)
     rate, dim = (_agreed(records, name, 0) for name in ("frame_rate_hz", "dim"))
-    return f"{rate} frames/s, {dim} dimensions, weights {records[0]['weights_sha256'][:12] or 'without a hash'}"
+    each = " a layer" if records[0]["representation"] == "concat" else ""
+    weights = records[0]["weights_sha256"][:12] or "without a hash"
+    return f"{rate} frames/s, {dim} dimensions{each}, weights {weights}"
 
 
 def _scores(record: Record | None, task: str, with_intervals: bool) -> list[str]:
@@ -109,16 +117,37 @@ def _agreed(records: list[Record], field: str, decimals: int) -> str:
 def _notes(records: Iterable[Record]) -> list[str]:
     records = list(records)
     counts = Counter(r["outcome"] for r in records)
-    notes = [f"{len(records)} probes: " + ", ".join(f"{n} {outcome}" for outcome, n in counts.most_common())]
+    notes = [f"{counted(len(records), 'probe')}: " + ", ".join(f"{n} {outcome}" for outcome, n in counts.most_common())]
     if set(counts) - {"converged", "not_applicable"}:
         notes.append("* the fit did not converge; its outcome and reason stand in the record")
+    notes += _proved_gap(records)
     for reason, where in not_applicable_reasons(records).items():
         for task in [t for t in TASKS if any(r["task"] == t for r in where)]:
-            layers = layer_ranges(r["layer"] for r in where if r["task"] == task)
-            notes.append(f"n/a: {task}, layers {layers}: {reason}")
+            layers = {r["layer"] for r in where if r["task"] == task and r["layer"] is not None}
+            noun = "layer" if len(layers) == 1 else "layers"
+            places = f"{task}, {noun} {layer_ranges(layers)}" if layers else task
+            notes.append(f"n/a: {places}: {reason}")
     n_unseen = max((r["n_unseen"] for r in records), default=0)
     if n_unseen:
-        notes.append(f"up to {n_unseen:,} evaluation frames left out: their label was never seen in training")
+        notes.append(f"up to {counted(n_unseen, 'evaluation frame')} left out: their label was never seen in training")
     fallbacks = {r["fallback_reason"]: r for r in records if r["fallback_reason"]}
     notes += [f"{r['backend_asked']} was asked, {r['backend_used']} used: {why}" for why, r in fallbacks.items()]
     return notes
+
+
+def _proved_gap(records: Iterable[Record]) -> list[str]:
+    """Say how far from the minimum the fits can be at most: `gap_bound` as a share of `objective`, the largest."""
+    fitted = [r for r in records if r["objective"] is not None]
+    shares = [_share(r["gap_bound"], r["objective"]) for r in fitted if r["gap_bound"] is not None]
+    if not shares:
+        return []
+    return [f"largest proved gap to the minimum: {max(shares):.1g} of the objective ({len(shares)} of {_fits(fitted)})"]
+
+
+def _share(bound: float, objective: float) -> float:
+    """Return bound / objective; one class, say, is fitted without error and without a gap."""
+    return 0.0 if bound == 0 else bound / objective if objective > 0 else math.inf
+
+
+def _fits(records: list[Record]) -> str:
+    return f"{counted(len(records), 'fit')} {'has' if len(records) == 1 else 'have'} a proof"
