@@ -6,6 +6,7 @@ Nothing heavy is imported at the top, so that ``--help`` is instant and each com
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +20,23 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)  # whether it is there, and of the right kind, is the library's to say
 
 
+class _Command(click.Command):
+    """A command for which an unknown name (of a codec, a layer) and a wrong option are wrong usage: exit code 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from featstore.errors import UnknownNameError
+        from probes.errors import WrongUsageError
+
+        try:
+            return super().invoke(ctx)
+        except (UnknownNameError, WrongUsageError) as error:
+            raise click.UsageError(str(error), ctx) from error
+
+
 class _Group(click.Group):
     """A group whose commands end expected failures with one line and exit code 1."""
+
+    command_class = _Command
 
     def invoke(self, ctx: click.Context) -> Any:
         from featstore.stopping import Terminated, signals_noticed
@@ -65,6 +81,15 @@ class _Shard(click.ParamType[tuple[int, int]]):
         return int(parts[0]), int(parts[1])
 
 
+class _Device(click.ParamType[str]):
+    name = "device"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(value)):
+            self.fail(f"{value!r}: expected auto, cpu, cuda, cuda:N or mps", param, ctx)
+        return str(value)
+
+
 quiet_option = click.option("--quiet", is_flag=True, help="No progress and no notes on stderr.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 
@@ -81,7 +106,9 @@ build_options = options(
         help="Codec to encode with; may be repeated. [default: encodec, speechtokenizer]",
     ),
     click.option(
-        "--weights", multiple=True, help="pretrained (default), untrained, or NAME=pretrained|untrained|FILE."
+        "--weights",
+        multiple=True,
+        help="pretrained (default), untrained, or NAME=pretrained|untrained|FILE; melrvq is fitted to the corpus.",
     ),
     click.option("--encodec-ckpt", type=PATH, help="EnCodec checkpoint (.th)."),
     click.option("--st-ckpt", type=PATH, help="SpeechTokenizer checkpoint (.pt)."),
@@ -110,7 +137,7 @@ build_options = options(
         show_default=True,
         help="Share of each speaker's utterances to evaluate on.",
     ),
-    click.option("--seed", type=int, default=42, show_default=True, help="Of split, subset and untrained weights."),
+    click.option("--seed", type=int, default=42, show_default=True, help="Of split, subset and weights made here."),
     click.option("--force-resplit", is_flag=True, help="Make split.json anew instead of reusing it."),
     click.option(
         "--f0",
@@ -133,7 +160,20 @@ probe_options = options(
         type=click.Choice(["collapsed", "dense"]),
         default="collapsed",
         show_default=True,
-        help="Fit on weighted distinct rows, or on one row a frame.",
+        help="Fit codeword probes on weighted distinct rows, or on one row a frame.",
+    ),
+    click.option(
+        "--representation",
+        type=click.Choice(["codeword", "cumulative", "concat", "latent"]),
+        default="codeword",
+        show_default=True,
+        help="What layer m stands for: its own codebook row; the sum of layers 1..m; these side by side; or no layer, "
+        "the encoder's output.",
+    ),
+    click.option(
+        "--max-train-frames",
+        type=click.IntRange(min=1),
+        help="Fit cumulative, concat and latent probes on a seeded sample of so many frames. [default: all]",
     ),
     click.option(
         "--layer",
@@ -174,9 +214,38 @@ probe_options = options(
     ),
     click.option("--max-iter", type=click.IntRange(min=1), help="Iteration limit. [default: the backend's]"),
     click.option("--tol", type=click.FloatRange(min=0, min_open=True), help="Tolerance. [default: the backend's]"),
+    click.option(
+        "--eval-by",
+        type=click.Choice(["utterance", "speaker"]),
+        default="utterance",
+        show_default=True,
+        help="Evaluate on the store's evaluation utterances, or on a tenth of the speakers held out whole.",
+    ),
+    click.option(
+        "--n-bootstrap",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Resamples for 95 % intervals and paired comparisons; 1000 is usual.",
+    ),
+    click.option(
+        "--n-permutations",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Shuffles for a null of the mutual information.",
+    ),
+    click.option(
+        "--workers",
+        "n_workers",
+        type=click.IntRange(min=1),
+        help="Processes that count and fit. [default: one a core where it pays]",
+    ),
     click.option("--require-gpu", is_flag=True, help="Fail where --backend cuml would fall back to the CPU."),
 )
-device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+device_option = click.option(
+    "--device", type=_Device(), default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."
+)
 
 
 @click.group(
@@ -233,7 +302,7 @@ def demo(output: Path, speakers: int, utterances: int, seed: int, quiet: bool) -
         output=store,
         weights=parse_weights(codecs, ["untrained"], {}),
     )
-    click.echo(_probe([store], output, quiet, {}))
+    click.echo(_probe([store], output, quiet, {"n_workers": None, "n_bootstrap": 1000}))
 
 
 @main.command("make-corpus", short_help="Synthesise a corpus in LibriSpeech's layout.")
@@ -286,7 +355,8 @@ def build_store_command(quiet: bool, dry_run: bool, **arguments: Any) -> None:
     _start(quiet)
     weights = _weights(arguments)
     if dry_run:
-        from featstore.plan import BuildOptions, plan_build, plan_text
+        from featstore.outlook import plan_text
+        from featstore.plan import BuildOptions, plan_build
 
         click.echo(plan_text(plan_build(BuildOptions(**arguments, weights=weights))))
         return
@@ -357,6 +427,13 @@ def verify(store: Path, full: bool) -> None:
 @click.option("--output", type=PATH, required=True, help="Results folder.")
 @click.option("--codec", "codecs", multiple=True, help="Codec to probe; may be repeated. [default: all in the store]")
 @probe_options
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of resamples, shuffles, held-out speakers and samples of frames.",
+)
 @json_option
 @quiet_option
 def probe(stores: tuple[Path, ...], output: Path, as_json: bool, quiet: bool, **arguments: Any) -> None:
@@ -380,12 +457,13 @@ def report(folder: Path, as_json: bool) -> None:
     """
     _start(quiet=True)
     from probes.errors import ProbeError
+    from probes.figures import write_figures
     from probes.records import read_records
 
     records = read_records(folder)
     if not records:
         raise ProbeError(f"{folder}: expected a results folder with records.jsonl, found no record; run probe first")
-    click.echo(_results(records, folder, as_json))
+    click.echo(_results(records, folder, write_figures(records, folder / "figures"), as_json))
 
 
 @main.command(short_help="The whole study: build-store, probe, report.")
@@ -402,7 +480,10 @@ def study(output: Path, as_json: bool, quiet: bool, **arguments: Any) -> None:
     Example:  python cli.py study --librispeech-root LibriSpeech --alignments-root alignments --weights untrained
     """
     _start(quiet)
+    from probes.options import ProbeOptions
+
     probing = {name: arguments.pop(name) for name in _PROBE_ARGUMENTS}
+    ProbeOptions(**probing)  # refuses what makes no sense before the store is built
     weights = _weights(arguments)
     store = output / "store.h5"
     _build(quiet, **arguments, output=store, weights=weights)
@@ -442,6 +523,8 @@ def list_backends() -> None:
 _PROBE_ARGUMENTS = (
     "backend",
     "rows",
+    "representation",
+    "max_train_frames",
     "layers",
     "tasks",
     "phones",
@@ -450,6 +533,10 @@ _PROBE_ARGUMENTS = (
     "class_weight",
     "max_iter",
     "tol",
+    "eval_by",
+    "n_bootstrap",
+    "n_permutations",
+    "n_workers",
     "require_gpu",
 )
 
@@ -496,30 +583,33 @@ def _build(quiet: bool, **arguments: Any) -> str:
 
 def _probe(stores: list[Path], output: Path, quiet: bool, arguments: dict[str, Any], as_json: bool = False) -> str:
     from featstore.progress import ProgressBar
-    from probes.runner import ProbeOptions, run_probes
+    from probes.figures_ahead import FiguresAhead
+    from probes.options import ProbeOptions
+    from probes.runner import run_probes
 
-    with ProgressBar("probe", quiet) as bar:
-        records = run_probes(stores, output, ProbeOptions(**arguments), bar)
-    return _results(records, output, as_json)
+    with FiguresAhead(output / "figures") as drawing:
+        with ProgressBar("probe", quiet) as bar:
+            records = run_probes(stores, output, ProbeOptions(**arguments), bar, drawing.begin)
+        return _results(records, output, drawing.finish(records), as_json)
 
 
-def _results(records: list[dict[str, Any]], folder: Path, as_json: bool) -> str:
-    from probes.figures import write_figures
+def _results(records: list[dict[str, Any]], folder: Path, figures: list[Path], as_json: bool) -> str:
+    from probes.comparisons import write_comparisons
     from probes.report import summary_table, write_report
 
-    figures = write_figures(records, folder / "figures")
+    comparisons = write_comparisons(records, folder)
     report_path = write_report(records, folder)
     if as_json:
         return json.dumps(records, indent=1)
     drawn = ", ".join(str(path) for path in figures if path.suffix == ".png")
-    return "\n".join(
-        [
-            f"{summary_table(records)}\n",
-            f"figures: {drawn}",
-            f"records: {folder / 'records.csv'}, {folder / 'records.jsonl'}",
-            f"report:  {report_path}",
-        ]
-    )
+    lines = [
+        f"{summary_table(records)}\n",
+        f"figures: {drawn}",
+        f"records: {folder / 'records.csv'}, {folder / 'records.jsonl'}",
+        *([f"paired comparisons: {comparisons}"] if comparisons else []),
+        f"report:  {report_path}",
+    ]
+    return "\n".join(lines)
 
 
 def _store_text(path: Path) -> str:

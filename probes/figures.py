@@ -1,14 +1,32 @@
-"""The three figures of the study: score against RVQ layer, one line per codec, with chance and majority lines."""
+"""The three figures of the study: score against RVQ layer, one line per codec, with chance and majority lines.
+
+A line joins only what may be compared: it breaks where settings differ, and a missing layer is a gap. Hollow markers
+are a control, crossed ones a fit that did not converge.
+"""
 
 import math
 import textwrap
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from featstore.atomic import write_once
 from probes.files import output_errors
-from probes.selection import CODEC_ORDER, TASKS, Series, not_applicable_reasons, series_of, untrained_note
+from probes.interval_bars import draw_intervals
+from probes.legend import LINE_STYLES, ROW_HEIGHT_IN, UNCONVERGED, add_legend
+from probes.level_lines import draw_level
+from probes.reference_lines import Reference, draw_reference
+from probes.selection import (
+    CODEC_ORDER,
+    TASKS,
+    Series,
+    mixed_settings,
+    not_applicable_reasons,
+    series_of,
+    settings_of,
+    untrained_note,
+)
 from schemas.record import Record
 
 if TYPE_CHECKING:
@@ -17,21 +35,18 @@ if TYPE_CHECKING:
 
 # One column of a two-column paper; text of 7 to 9 points is then read at its true size.
 WIDTH_IN, HEIGHT_IN, EMPTY_HEIGHT_IN, DPI = 3.5, 4.6, 1.5, 300
+N_LEGEND_ROWS = 6  # for which there is room; more make the figure taller
 # Beyond this many layers a logarithmic axis keeps the first ones, where the curves fall, apart.
 MAX_LINEAR_LAYERS = 16
 # Okabe and Ito's colours, told apart by colour-blind readers; each codec has its own marker besides.
 STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P"))
-LINE_STYLES = {"codeword": "-", "cumulative": "--", "concat": "-.", "latent": ":"}
-REFERENCE_COLOUR, WARNING_COLOUR = "#555555", "#B00020"
+LAYER_AXIS = {
+    frozenset({"codeword"}): "RVQ layer",
+    frozenset({"cumulative"}): "RVQ layers 1 to m, summed",
+    frozenset({"concat"}): "RVQ layers 1 to m, side by side",
+}
+WARNING_COLOUR = "#B00020"
 RC: Any = {"font.family": "DejaVu Sans", "font.size": 8, "axes.linewidth": 0.6, "pdf.fonttype": 42}
-
-
-class Reference(NamedTuple):
-    """A line to compare with: its name, the record field it reads (or a constant) and how it is drawn."""
-
-    name: str
-    value: str | float
-    line_style: Any
 
 
 class Panel(NamedTuple):
@@ -43,16 +58,15 @@ class Panel(NamedTuple):
 
 
 def _class_panel(metric: str, label: str) -> Panel:
-    chance = Reference("chance", f"chance_{metric}", (0, (4, 2)))
-    return Panel(metric, label, (chance, Reference("majority class", f"majority_{metric}", (0, (1, 1.5)))))
+    references = (Reference("chance", f"chance_{metric}"), Reference("majority class", f"majority_{metric}"))
+    return Panel(metric, label, references)
 
 
 _CLASS_PANELS = (_class_panel("accuracy", "accuracy"), _class_panel("macro_f1", "macro-F1"))
-_MEAN = "mean baseline"
 _PITCH_PANELS = (
-    Panel("mae_hz", "MAE (Hz), lower is better", (Reference(_MEAN, "mean_baseline_mae_hz", (0, (4, 2))),)),
+    Panel("mae_hz", "MAE (Hz), lower is better", (Reference("mean baseline", "mean_baseline_mae_hz"),)),
     # R2 measures against the mean, so the mean baseline is zero by definition.
-    Panel("r2", "$R^2$", (Reference(_MEAN, 0.0, (0, (4, 2))),)),
+    Panel("r2", "$R^2$", (Reference("mean baseline", 0.0),)),
 )
 PANELS = {"phoneme": _CLASS_PANELS, "speaker": _CLASS_PANELS, "pitch": _PITCH_PANELS}
 TITLES = {"phoneme": "Phoneme probes", "speaker": "Speaker probes", "pitch": "Pitch (F0) probes, voiced frames"}
@@ -61,8 +75,8 @@ TITLES = {"phoneme": "Phoneme probes", "speaker": "Speaker probes", "pitch": "Pi
 def write_figures(records: Sequence[Record], folder: Path) -> list[Path]:
     """Draw ``phoneme_probing``, ``speaker_probing`` and ``pitch_probing`` as PNG and PDF.
 
-    Each file appears whole or not at all. Equal records and library versions give equal bytes. A task without a
-    score gives a figure that says why.
+    Each file appears whole or not at all. Equal records and library versions give equal bytes. A task that was asked
+    but has no score gives a figure that says why; one that has no record gives none.
 
     Parameters
     ----------
@@ -74,14 +88,14 @@ def write_figures(records: Sequence[Record], folder: Path) -> list[Path]:
     Returns
     -------
     list of Path
-        The six files, PNG before PDF for each task.
+        The files, PNG before PDF for each task.
     """
     import matplotlib
 
     series = series_of(records)
     paths = []
     with matplotlib.rc_context(RC):
-        for task in TASKS:
+        for task in (task for task in TASKS if any(s.of_task(task) for s in series)):
             figure = draw_task(series, task)
             for suffix in ("png", "pdf"):
                 paths.append(Path(folder) / f"{task}_probing.{suffix}")
@@ -97,7 +111,7 @@ def _save(figure: "Figure", path: Path) -> None:
 
 
 def draw_task(series: Sequence[Series], task: str) -> "Figure":
-    """Return the figure of one task: two panels, one above the other, over the same layers."""
+    """Return the figure of a task with at least one record: two panels, one above the other, over the same layers."""
     from matplotlib.figure import Figure
 
     shown = [s for s in series if any(_has_score(r, task) for r in s.of_task(task))]
@@ -109,13 +123,22 @@ def draw_task(series: Sequence[Series], task: str) -> "Figure":
     axes = figure.subplots(2, 1, sharex=True)
     for axis, panel in zip(axes, PANELS[task], strict=True):
         _draw_panel(axis, panel, shown, task)
-    _set_layer_axis(axes[-1], [r["layer"] for s in shown for r in s.of_task(task)])
+    _set_layer_axis(axes[-1], shown, task)
     note = untrained_note(shown)
     if note is not None:
         axes[0].set_title(textwrap.fill(note, 56), fontsize=7.5, color=WARNING_COLOUR)
     figure.align_ylabels(axes)
-    _add_legend(figure, axes)
+    n_rows = add_legend(figure, axes, shown, _settings_note([r for s in shown for r in s.of_task(task)]))
+    figure.set_figheight(HEIGHT_IN + ROW_HEIGHT_IN * max(0, n_rows - N_LEGEND_ROWS))
     return figure
+
+
+def _settings_note(records: Sequence[Record]) -> str | None:
+    """Return what to say of a figure whose points differ in settings; None where there is nothing to say."""
+    mixed = mixed_settings(records)
+    if not mixed:
+        return None
+    return textwrap.fill(f"Several settings ({', '.join(mixed)}): lines break where they change, see report.md", 54)
 
 
 def _has_score(record: Record, task: str) -> bool:
@@ -123,18 +146,23 @@ def _has_score(record: Record, task: str) -> bool:
 
 
 def _say_why_empty(figure: "Figure", records: Sequence[Record]) -> None:
-    reasons = list(not_applicable_reasons(records)) or (
-        ["every probe ended without a finite score"] if records else ["there is no record of this task"]
-    )
+    reasons = list(not_applicable_reasons(records)) or ["every probe ended without a finite score"]
     text = "\n".join(textwrap.fill(reason, 50) for reason in ["No scores to draw:", *reasons])
     figure.text(0.5, 0.5, text, ha="center", va="center", wrap=True)
 
 
 def _draw_panel(axis: "Axes", panel: Panel, series: Sequence[Series], task: str) -> None:
-    for reference in panel.references:
-        _draw_reference(axis, reference, [r for s in series for r in s.of_task(task)])
+    colours = {s.codec: style_of(s.codec, series)[0] for s in series}
+    curves = [s for s in series if s.representation != "latent"]
+    side_by_side = max(_layers(curves, task), default=1) <= MAX_LINEAR_LAYERS
+    draw_intervals(axis, panel.metric, curves, task, colours, side_by_side)
     for one in series:
-        _draw_curve(axis, panel.metric, one, task, style_of(one, series))
+        if one.representation == "latent":
+            draw_level(axis, panel.metric, one, task, colours[one.codec], LINE_STYLES["latent"])
+        else:
+            _draw_curve(axis, panel.metric, one, task, style_of(one.codec, series))
+    for reference in panel.references:
+        draw_reference(axis, reference, series, task, colours)
     axis.set_ylabel(panel.label)
     axis.grid(axis="y", linewidth=0.4, color="#dddddd")
     axis.set_axisbelow(True)
@@ -143,40 +171,40 @@ def _draw_panel(axis: "Axes", panel: Panel, series: Sequence[Series], task: str)
         axis.set_ylim(bottom=-0.03 * axis.get_ylim()[1])  # keeps a chance line near zero off the frame
 
 
-def style_of(one: Series, series: Sequence[Series]) -> tuple[str, str]:
+def style_of(codec: str, series: Sequence[Series]) -> tuple[str, str]:
     """Return (colour, marker): the same for a codec of the study in every figure, the next free one for others."""
     further = sorted({s.codec for s in series} - set(CODEC_ORDER))
     codecs = [*CODEC_ORDER, *further]
-    return STYLES[codecs.index(one.codec) % len(STYLES)]
-
-
-def _draw_reference(axis: "Axes", reference: Reference, records: Sequence[Record]) -> None:
-    """Draw one line per distinct value: codecs of different frame rates differ a little in their majority class."""
-    values = [reference.value] if isinstance(reference.value, float) else [r[reference.value] for r in records]
-    for value in sorted({round(value, 3) for value in values if value is not None}):
-        axis.axhline(value, color=REFERENCE_COLOUR, linewidth=0.8, linestyle=reference.line_style, label=reference.name)
+    return STYLES[codecs.index(codec) % len(STYLES)]
 
 
 def _draw_curve(axis: "Axes", metric: str, series: Series, task: str, style: tuple[str, str]) -> None:
-    """Draw one codec's scores with their 95 % interval; a missing layer is a gap, never bridged."""
+    """Draw one codec's scores; a missing layer is a gap, never bridged."""
     colour, marker = style
-    by_layer = {r["layer"]: r for r in series.of_task(task)}
-    layers = list(range(min(by_layer), max(by_layer) + 1))
-    values, low, high = (_column(by_layer, layers, f"{metric}{end}") for end in ("", "_low", "_high"))
-    if not all(math.isnan(value) for value in low):
-        axis.fill_between(layers, low, high, color=colour, alpha=0.2, linewidth=0)
-    axis.plot(
-        layers,
-        values,
-        color=colour,
-        marker=marker,
-        markersize=4 if len(layers) <= MAX_LINEAR_LAYERS else 2.5,
-        # Hollow markers: a control.
-        markerfacecolor="white" if series.is_untrained_control else colour,
-        linestyle=LINE_STYLES[series.representation],
-        linewidth=1.2,
-        label=series.title,
-    )
+    size = 4 if len(series.of_task(task)) <= MAX_LINEAR_LAYERS else 2.5
+    for piece in _pieces(series.of_task(task)):
+        layers = list(range(min(piece), max(piece) + 1))
+        axis.plot(
+            layers,
+            _column(piece, layers, metric),
+            color=colour,
+            marker=marker,
+            markersize=size,
+            # Hollow markers: a control.
+            markerfacecolor="white" if series.is_untrained_control else colour,
+            linestyle=LINE_STYLES[series.representation],
+            linewidth=1.2,
+            label=series.title,
+        )
+    bad = [r for r in series.of_task(task) if r["outcome"] != "converged" and r[metric] is not None]
+    if bad:
+        look: dict[str, Any] = {"marker": "x", "markersize": 1.6 * size, "linestyle": "none", "label": UNCONVERGED}
+        axis.plot([r["layer"] for r in bad], [r[metric] for r in bad], color="black", markeredgewidth=0.9, **look)
+
+
+def _pieces(records: Sequence[Record]) -> list[dict[int, Record]]:
+    """Cut a curve, its records sorted by layer, where settings change: records by layer, one mapping per piece."""
+    return [{r["layer"]: r for r in group} for _, group in groupby(records, key=settings_of)]
 
 
 def _column(by_layer: dict[int, Record], layers: Iterable[int], field: str) -> list[float]:
@@ -184,30 +212,28 @@ def _column(by_layer: dict[int, Record], layers: Iterable[int], field: str) -> l
     return [math.nan if value is None else float(value) for value in values]
 
 
-def _set_layer_axis(axis: "Axes", layers: Sequence[int]) -> None:
-    """Label the layers with integers from 1."""
+def _layers(series: Iterable[Series], task: str) -> list[int]:
+    return [r["layer"] for s in series for r in s.of_task(task) if r["layer"] is not None]
+
+
+def _set_layer_axis(axis: "Axes", series: Sequence[Series], task: str) -> None:
+    """Label the layers with integers from 1, and say what they stand for; latents have none."""
     from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
-    n_layers = max(layers)
+    n_layers = max(_layers(series, task), default=0)
+    if not n_layers:
+        axis.set_xticks([])
+        axis.set_xlabel("encoder output, before all RVQ layers")
+        return
     ticks = list(range(1, n_layers + 1))
-    axis.set_xlabel("RVQ layer")
+    kinds = frozenset(s.representation for s in series) - {"latent"}
+    name = LAYER_AXIS.get(kinds, "RVQ layer m")
+    axis.set_xlabel(name)
     if n_layers > MAX_LINEAR_LAYERS:
         ticks = [2**i for i in range(n_layers.bit_length())]
         ticks += [n_layers] if n_layers > 1.3 * ticks[-1] else []
         axis.set_xscale("log", base=2)
-        axis.set_xlabel("RVQ layer (logarithmic)")
+        axis.set_xlabel(f"{name} (logarithmic)")
     axis.xaxis.set_major_locator(FixedLocator(ticks))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(ScalarFormatter())
-
-
-def _add_legend(figure: "Figure", axes: Iterable["Axes"]) -> None:
-    """Name each line once beneath the panels: codecs first, then the references."""
-    handles: dict[str, Any] = {}
-    for axis in axes:
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    references = [name for name in handles if name in ("chance", "majority class", _MEAN)]
-    names = [name for name in handles if name not in references] + references
-    look: dict[str, Any] = {"frameon": False, "fontsize": 7, "handlelength": 2.6, "labelspacing": 0.3}
-    figure.legend([handles[name] for name in names], names, loc="outside lower center", **look)

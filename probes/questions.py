@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.store import Frames
+from probes.errors import ProbeError
+from probes.held_out import parts_of_frames
 from probes.problem import ClassWeight, DenseRows, LeastSquaresProblem, LogisticProblem
-from probes.statistics import Statistics
-from probes.tasks import Phones, phoneme_classes, speaker_classes
+from probes.statistics import LayerTables
+from probes.tasks import Classes, Phones, phoneme_classes, speaker_classes
 from schemas.store import EVAL, TRAIN
 
 
@@ -28,14 +30,18 @@ class Standardiser:
     scale: NDArray[np.float64]
 
     @classmethod
-    def fit(cls, codebook: NDArray[np.float32], n_frames: NDArray[np.float64]) -> "Standardiser":
+    def fit(cls, codebook: NDArray[np.floating], n_frames: NDArray[np.float64]) -> "Standardiser":
         """Return mean and standard deviation over the frames whose codes are counted in `n_frames`, from the counts.
 
         Scales of constant features are 1, by the rule of scikit-learn's StandardScaler.
         """
         rows, n = codebook.astype(np.float64), n_frames.sum()
         mean = n_frames @ rows / n
-        variance = n_frames @ np.square(rows - mean) / n
+        return cls.of_moments(mean, n_frames @ np.square(rows - mean) / n, n)
+
+    @classmethod
+    def of_moments(cls, mean: NDArray[np.float64], variance: NDArray[np.float64], n: float) -> "Standardiser":
+        """Return the standardiser of features with these moments over `n` frames; constant ones keep their scale."""
         eps = np.finfo(np.float64).eps
         constant = variance <= n * eps * variance + np.square(n * mean * eps)
         return cls(mean, np.where(constant, 1.0, np.sqrt(np.where(constant, 1.0, variance))))
@@ -45,7 +51,7 @@ class Standardiser:
         """Return the standardiser that changes nothing."""
         return cls(np.zeros(dim), np.ones(dim))
 
-    def __call__(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    def __call__(self, rows: NDArray[np.floating]) -> NDArray[np.float64]:
         """Return standardised rows, float64 (n, dim)."""
         result: NDArray[np.float64] = (rows - self.mean) / self.scale
         return result
@@ -57,20 +63,25 @@ class ClassQuestion:
 
     Attributes
     ----------
+    task : str
     problem : LogisticProblem
         Over the classes seen in training, in the order of `classes`.
     classes : tuple of str
         Names of the classes seen in training.
     eval_counts : int64 array of shape (n_codewords, n_classes)
         Evaluation frames by code and class seen in training.
+    class_of_label : int64 array of shape (n_labels,)
+        Training class of each of the store's labels, -1 where its frames take no part.
     n_unseen : int
         Evaluation frames whose class was never seen in training; they are left out.
     standardiser : Standardiser
     """
 
+    task: str
     problem: LogisticProblem
     classes: tuple[str, ...]
     eval_counts: NDArray[np.int64]
+    class_of_label: NDArray[np.int64]
     n_unseen: int
     standardiser: Standardiser
 
@@ -85,15 +96,11 @@ class PitchQuestion:
         Target F0 in Hz.
     eval_moments : float64 array of shape (3, n_codewords)
         Voiced evaluation frames by code: number, sum of F0, sum of its square.
-    eval_codes : uint16 array of shape (n_voiced_eval,)
-    eval_f0_hz : float32 array of shape (n_voiced_eval,)
     standardiser : Standardiser
     """
 
     problem: LeastSquaresProblem
     eval_moments: NDArray[np.float64]
-    eval_codes: NDArray[np.uint16]
-    eval_f0_hz: NDArray[np.float32]
     standardiser: Standardiser
 
 
@@ -108,66 +115,94 @@ class Settings:
     C: float = 1.0
 
 
-def class_question(frames: Frames, statistics: Statistics, layer: int, task: str, settings: Settings) -> ClassQuestion:
-    """Ask for phoneme or speaker of one layer (counted from 1).
+def class_question(
+    frames: Frames,
+    tables: LayerTables,
+    layer: int,
+    task: str,
+    settings: Settings,
+    split: NDArray[np.int8] | None = None,
+) -> ClassQuestion:
+    """Ask for phoneme or speaker of one layer (counted from 1); `split` is the one of the tables, None the store's own.
 
     Raises
     ------
     NotApplicable
         With fewer than two classes in training, or no evaluation frame of a known class.
     """
-    if task == "phoneme":
-        classes = phoneme_classes(frames.store.strings("vocab/phonemes"), settings.phones, settings.keep_silence)
-        table = statistics.phoneme
-    else:
-        classes = speaker_classes(frames.store.strings("vocab/speakers"))
-        table = statistics.speaker
-    train, held_out = classes.fold(table[TRAIN, layer - 1]), classes.fold(table[EVAL, layer - 1])
+    classes = task_classes(frames, task, settings)
+    table = tables.phoneme if task == "phoneme" else tables.speaker
+    train, held_out = classes.fold(table[TRAIN]), classes.fold(table[EVAL])
     seen = np.flatnonzero(train.sum(axis=0))
-    if len(seen) < 2:
-        found = ", ".join(classes.names[index] for index in seen) or "none"
-        raise NotApplicable(f"{task} needs at least two classes in training, found {len(seen)} ({found})")
+    check_classes(task, classes, seen, held_out.sum(axis=0))
     eval_counts = held_out[:, seen]
-    if not held_out.sum():
-        raise NotApplicable(f"{task}: the store has no evaluation frame; build it with more utterances or --eval-frac")
-    if not eval_counts.sum():
-        raise NotApplicable(f"{task}: no evaluation frame has a class that was seen in training")
     n_unseen = int(held_out.sum() - eval_counts.sum())
     counts = train[:, seen].astype(np.float64)
     standardiser = _standardiser(frames, layer, counts.sum(axis=1), settings)
-    place = np.full(len(classes.names), -1, dtype=np.int64)
-    place[seen] = np.arange(len(seen))
-    class_of_label = np.where(classes.of_label >= 0, place[classes.of_label], -1)
+    class_of_label = renumbered(classes, seen)
     problem = LogisticProblem(
         standardiser(frames.codebooks[layer - 1]),
         counts,
         settings.class_weight,
         settings.C,
         _dense_rows(
-            frames, layer, standardiser, lambda start, stop: _labels(frames, task, class_of_label, start, stop)
+            frames, layer, standardiser, lambda start, stop: _labels(frames, task, class_of_label, start, stop), split
         ),
     )
-    return ClassQuestion(problem, tuple(classes.names[index] for index in seen), eval_counts, n_unseen, standardiser)
+    names = tuple(classes.names[index] for index in seen)
+    return ClassQuestion(task, problem, names, eval_counts, class_of_label, n_unseen, standardiser)
 
 
-def pitch_question(frames: Frames, statistics: Statistics, layer: int, settings: Settings) -> PitchQuestion:
-    """Ask for F0 in Hz of the voiced frames of one layer (counted from 1).
+def task_classes(frames: Frames, task: str, settings: Settings) -> Classes:
+    """Return the classes of phoneme or speaker that the store's labels make, seen in training or not."""
+    if task == "phoneme":
+        return phoneme_classes(frames.store.strings("vocab/phonemes"), settings.phones, settings.keep_silence)
+    return speaker_classes(frames.store.strings("vocab/speakers"))
+
+
+def check_classes(task: str, classes: Classes, seen: NDArray[np.intp], n_held_out: NDArray[np.integer]) -> None:
+    """Refuse a question without two classes in training (`seen`) or without an evaluation frame of one of them.
+
+    Raises
+    ------
+    NotApplicable
+    """
+    if len(seen) < 2:
+        found = ", ".join(classes.names[index] for index in seen) or "none"
+        raise NotApplicable(f"{task} needs at least two classes in training, found {len(seen)} ({found})")
+    if not n_held_out.sum():
+        raise NotApplicable(f"{task}: the store has no evaluation frame; build it with more utterances or --eval-frac")
+    if not n_held_out[seen].sum():
+        raise NotApplicable(f"{task}: no evaluation frame has a class that was seen in training")
+
+
+def renumbered(classes: Classes, seen: NDArray[np.intp]) -> NDArray[np.int64]:
+    """Return the place in `seen` of each label's class, int64 (n_labels,); -1 where its frames take no part."""
+    place = np.full(len(classes.names), -1, dtype=np.int64)
+    place[seen] = np.arange(len(seen))
+    return np.where(classes.of_label >= 0, place[classes.of_label], -1)
+
+
+def pitch_question(
+    frames: Frames, tables: LayerTables, layer: int, settings: Settings, split: NDArray[np.int8] | None = None
+) -> PitchQuestion:
+    """Ask for F0 in Hz of the voiced frames of one layer (counted from 1); `split` as in `class_question`.
 
     Raises
     ------
     NotApplicable
         Without a voiced frame in training or in evaluation.
     """
-    n, sum_y, sum_y2 = statistics.pitch[TRAIN, :, layer - 1]
-    eval_moments = statistics.pitch[EVAL, :, layer - 1]
+    n, sum_y, sum_y2 = tables.pitch[TRAIN]
+    eval_moments = tables.pitch[EVAL]
     for moments, part in ((n, "training"), (eval_moments[0], "evaluation")):
         if not moments.sum():
             raise NotApplicable(f"pitch needs voiced frames, found none in {part}")
     standardiser = _standardiser(frames, layer, n, settings)
     rows = standardiser(frames.codebooks[layer - 1])
-    dense = _dense_rows(frames, layer, standardiser, lambda start, stop: _pitch(frames, start, stop))
+    dense = _dense_rows(frames, layer, standardiser, lambda start, stop: _pitch(frames, start, stop), split)
     problem = LeastSquaresProblem(rows, n, sum_y, sum_y2, dense)
-    return PitchQuestion(problem, eval_moments, statistics.eval_codes[layer - 1], statistics.eval_f0_hz, standardiser)
+    return PitchQuestion(problem, eval_moments, standardiser)
 
 
 def _standardiser(frames: Frames, layer: int, n_frames: NDArray[np.float64], settings: Settings) -> Standardiser:
@@ -192,16 +227,43 @@ def _pitch(frames: Frames, start: int, stop: int) -> tuple[NDArray[np.generic], 
     return y, ~np.isnan(y)
 
 
-def _dense_rows(frames: Frames, layer: int, standardiser: Standardiser, read_labels: _ReadLabels) -> DenseRows:
+def _dense_rows(
+    frames: Frames,
+    layer: int,
+    standardiser: Standardiser,
+    read_labels: _ReadLabels,
+    split: NDArray[np.int8] | None,
+) -> DenseRows:
     """Return a function that reads the training frames' embeddings from the store, standardised."""
 
     def read() -> tuple[NDArray[np.float32], NDArray[np.generic]]:
         rows, targets = [], []
         for start, stop in frames.blocks():
             y, taken = read_labels(start, stop)
-            taken = taken & (frames.frame_splits(start, stop) == TRAIN)
-            rows.append(standardiser(frames.layer(layer)[start:stop][taken]).astype(np.float32))
+            taken = taken & (parts_of_frames(frames, split, start, stop) == TRAIN)
+            rows.append(standardiser(_checked_rows(frames, layer, start, stop)[taken]).astype(np.float32))
             targets.append(y[taken])
         return np.concatenate(rows), np.concatenate(targets)
 
     return read
+
+
+def _checked_rows(frames: Frames, layer: int, start: int, stop: int) -> NDArray[np.float32]:
+    """Return a block's embeddings, which have to be codewords: probes are scored from codes and codebooks.
+
+    Raises
+    ------
+    ProbeError
+        When a dense store's differ from them.
+    """
+    rows = frames.layer(layer)[start:stop]
+    if frames.stored_embeddings() is None:
+        return rows
+    differing = (rows != frames.codebooks[layer - 1][frames.layer(layer).codes(start, stop)]).any(axis=1)
+    if differing.any():
+        raise ProbeError(
+            f"{frames.store.path}:/codecs/{frames.name}/embeddings: expected codebook[code] of layer {layer}, found "
+            f"another row in frame {start + int(differing.argmax())}; use --rows collapsed, which reads codes, or "
+            "rebuild the store"
+        )
+    return rows

@@ -1,95 +1,48 @@
-"""Probe stores: every codec, layer and task, one record each, on disk before the next begins."""
+"""Probe stores: every codec, layer and task, one record each, on disk as soon as its probe ends."""
 
 import hashlib
 import json
 import logging
-import platform
+import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from featstore import __version__
+from featstore.errors import UnknownNameError
 from featstore.store import Frames, Store
+from featstore.verify import check_tables
+from featstore.wording import counted as counted_noun
 from probes.backends.base import Backend
-from probes.backends.registry import backend as backend_called
-from probes.backends.registry import resolve
+from probes.backends.registry import backend, resolve
+from probes.cores import longest_first, share_cores
+from probes.counting import spans
 from probes.errors import BackendError, ProbeError
-from probes.estimator import FittedProbe, save_probe
-from probes.problem import Fit, FitOptions
-from probes.questions import ClassQuestion, NotApplicable, PitchQuestion, Settings, class_question, pitch_question
+from probes.latents import REFUSAL as LATENTS_REFUSED
+from probes.options import ProbeOptions
+from probes.pool import Call, InProcess, Pool
+from probes.prober import Job, Prober
 from probes.records import RecordFile
-from probes.scores import class_scores, pitch_scores
-from probes.statistics import Statistics, count_frames
-from probes.tasks import TASKS, Phones, Task
-from schemas.record import Record, empty_record
+from probes.representation import Representation, layers_seen
+from probes.spool import SpooledTracks, scratch_folder
+from probes.statistics import Statistics
+from probes.tasks import TASKS, Task
+from schemas.record import Record
 
 LOG = logging.getLogger(__name__)
-# What a saved probe says of itself.
-_DESCRIBED = (
-    "probe_key",
-    "codec",
-    "layer",
-    "task",
-    "representation",
-    "weights",
-    "weights_sha256",
-    "phones",
-    "keep_silence",
-    "standardize",
-    "class_weight",
-    "C",
-    "n_train",
-    "n_iter",
-    "outcome",
-    "content_digest",
-)
 Progress = Callable[[int, int, str], None]  # (done, total, what)
-
-
-@dataclass(frozen=True)
-class ProbeOptions:
-    """What to probe and how; see ``cli.py probe --help``. Empty `codecs`, `layers`, `tasks` mean all."""
-
-    backend: str = "auto"
-    rows: str = "collapsed"
-    codecs: Sequence[str] = ()
-    layers: Sequence[int] = ()
-    tasks: Sequence[str] = ()
-    phones: Phones = "raw"
-    keep_silence: bool = True
-    standardize: bool = True
-    class_weight: str = "balanced"
-    max_iter: int | None = None
-    tol: float | None = None
-    require_gpu: bool = False
-
-    @property
-    def settings(self) -> Settings:
-        """The part that changes a probe's question."""
-        return Settings(self.phones, self.keep_silence, self.standardize, self.class_weight)  # type: ignore[arg-type]
-
-    @property
-    def fit(self) -> FitOptions:
-        """The part that changes how it is fitted."""
-        return FitOptions(self.tol, self.max_iter, self.rows)  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One probe to be made."""
-
-    frames: Frames
-    layer: int
-    task: Task
-    key: str
+TaskDone = Callable[[Task, list[Record]], None]
 
 
 def run_probes(
-    stores: Sequence[Path], output: Path, options: ProbeOptions, progress: Progress | None = None
+    stores: Sequence[Path],
+    output: Path,
+    options: ProbeOptions,
+    progress: Progress | None = None,
+    task_done: TaskDone | None = None,
 ) -> list[Record]:
     """Fit, score and record every probe asked for; those recorded before with equal settings are not repeated.
 
@@ -101,6 +54,8 @@ def run_probes(
         Results folder: ``records.jsonl``, ``records.csv`` and ``probes/``.
     options : ProbeOptions
     progress : callable (done, total, what) or None
+    task_done : callable (task, records) or None
+        Called as soon as the last probe of a task is recorded, with all records of the task that were asked for.
 
     Returns
     -------
@@ -116,32 +71,136 @@ def run_probes(
     used, fallback = _backend(options)
     with ExitStack() as stack:
         opened = [stack.enter_context(Store(path)) for path in stores]
+        for store in opened:
+            check_tables(store)
         jobs = list(_jobs(opened, options, used.name))
         results = stack.enter_context(RecordFile(output))
         finished = results.finished_keys()
-        n_done = sum(job.key in finished for job in jobs)
-        if n_done:
+        todo = [job for job in jobs if job.key not in finished]
+        if len(todo) < len(jobs):
             LOG.info(
-                "%d of %d probes were recorded before with these settings; they are not repeated", n_done, len(jobs)
+                "%d of %s were recorded before with these settings; they are not repeated",
+                len(jobs) - len(todo),
+                counted_noun(len(jobs), "probe"),
             )
-        counted: tuple[tuple[str, Path], Statistics] | None = None
-        for job in jobs:
-            if job.key in finished:
-                continue
-            place = (job.frames.name, job.frames.store.path)
-            if counted is None or counted[0] != place:
-                counted = place, count_frames(job.frames, lambda done, total: report(done, total, "count frames"))
-            results.append(_probe(job, counted[1], options, used, fallback, output))
-            n_done += 1
-            report(n_done, len(jobs), f"fit {job.frames.name}")
-        latest = {record["probe_key"]: record for record in results.records}
+        if todo:
+            by_path = {store.path: store for store in opened}
+            n_workers, n_threads = share_cores(todo, by_path, options, used.name)
+            make = Prober.maker(options, output, used.name, fallback, n_threads)
+            scratch = stack.enter_context(scratch_folder(output))  # outlives the workers that write to it
+            pool: Pool | InProcess = Pool(make, n_workers) if n_workers > 1 else InProcess(make)
+            stack.enter_context(pool)
+
+            def end_of(task: Task) -> None:
+                if task_done is not None:
+                    task_done(task, _records_of([job for job in jobs if job.task == task], results))
+
+            _run(todo, len(jobs), options.representation, by_path, pool, scratch, results, report, end_of)
+        return _records_of(jobs, results)
+
+
+def _records_of(jobs: Sequence[Job], results: RecordFile) -> list[Record]:
+    latest = {record["probe_key"]: record for record in results.records}
     return [latest[job.key] for job in jobs]
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """What the counting pass of one codec gives."""
+
+    statistics: Statistics
+    evaluation: SpooledTracks
+
+
+def _run(
+    todo: list[Job],
+    n_jobs: int,
+    representation: Representation,
+    stores: dict[Path, Store],
+    pool: Pool | InProcess,
+    scratch: Path,
+    results: RecordFile,
+    report: Progress,
+    end_of: Callable[[Task], None],
+) -> None:
+    begin = time.perf_counter()
+    counted, n_frames = _count(todo, representation, stores, pool, scratch, report)
+    after_counting = time.perf_counter()
+    LOG.info("counted %s frames in %.1f s", f"{n_frames:,}", after_counting - begin)
+    n_done, n_left = n_jobs - len(todo), Counter(job.task for job in todo)
+    ordered = longest_first(todo, stores) if pool.n_workers > 1 and representation == "codeword" else todo
+    for index, record in pool.run(_probe_call(job, representation, counted) for job in ordered):
+        results.append(record)
+        n_done += 1
+        report(n_done, n_jobs, f"fit {ordered[index].codec}")
+        n_left[ordered[index].task] -= 1
+        if not n_left[ordered[index].task]:
+            end_of(ordered[index].task)
+    seconds = time.perf_counter() - after_counting
+    LOG.info("fitted and scored %s in %.1f s (workers: %d)", counted_noun(len(todo), "probe"), seconds, pool.n_workers)
+
+
+def _probe_call(job: Job, representation: Representation, counted: dict[tuple[Path, str], _Counted]) -> Call:
+    of_codec = counted[job.store, job.codec]
+    tables = None if representation != "codeword" or job.layer is None else of_codec.statistics.layer(job.layer)
+    return "probe", (job, tables, of_codec.evaluation)
+
+
+def _count(
+    todo: list[Job],
+    representation: Representation,
+    stores: dict[Path, Store],
+    pool: Pool | InProcess,
+    scratch: Path,
+    report: Progress,
+) -> tuple[dict[tuple[Path, str], _Counted], int]:
+    """Count each codec's frames once, in the layers asked for; return what that gives, and the number of frames.
+
+    Probes that need no tables need the evaluation frames that the same pass checks and keeps.
+    """
+    calls: list[Call] = []
+    for (path, codec), jobs in groupby(todo, key=lambda job: (job.store, job.codec)):
+        seen = {layer for job in jobs for layer in layers_seen(representation, job.layer)}
+        layers = tuple(sorted(seen)) or (1,)
+        for span in spans(stores[path][codec].n_frames):
+            calls.append(("count", (path, codec, layers, span, scratch / f"{len(calls):03d}")))
+    n_total = sum(stop - start for _, (_, _, _, (start, stop), _) in calls)
+    tables: dict[tuple[Path, str], Statistics] = {}
+    folders: dict[tuple[Path, str], list[Path]] = defaultdict(list)
+    n_done = 0
+    for index, part in _in_order(pool.run(calls)):
+        path, codec, _, (start, stop), folder = calls[index][1]
+        tables[path, codec] = tables[path, codec] + part if (path, codec) in tables else part
+        folders[path, codec].append(folder)
+        n_done += stop - start
+        report(n_done, n_total, "count frames")
+    evaluation = {place: SpooledTracks(folders[place], tables[place].layers) for place in tables}
+    return {place: _Counted(tables[place], evaluation[place]) for place in tables}, n_total
+
+
+def _in_order(answers: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
+    """Yield answers by index, each as soon as all before it are there.
+
+    Tables are added in this one order, since sums of F0 squared round differently in another, and at once, so that
+    the parts of a large store are never held together.
+    """
+    early: dict[int, Any] = {}
+    following = 0
+    for index, answer in answers:
+        early[index] = answer
+        while following in early:
+            yield following, early.pop(following)
+            following += 1
 
 
 def _backend(options: ProbeOptions) -> tuple[Backend, str | None]:
     if options.require_gpu and options.backend != "cuml":
         raise BackendError(f"--require-gpu: the backend {options.backend} runs on the CPU; add --backend cuml")
     used, fallback = resolve(options.backend)
+    if options.representation == "latent" and used.name == "exact":
+        if options.backend == "exact":
+            LOG.warning("exact cannot be used (%s); falling back to sklearn", LATENTS_REFUSED)
+        return backend("sklearn"), LATENTS_REFUSED
     if fallback is not None:
         if options.require_gpu:
             raise BackendError(f"--require-gpu: {options.backend} cannot be used: {fallback}")
@@ -149,7 +208,7 @@ def _backend(options: ProbeOptions) -> tuple[Backend, str | None]:
     return used, fallback
 
 
-def _jobs(stores: Sequence[Store], options: ProbeOptions, backend_used: str) -> Iterator[_Job]:
+def _jobs(stores: Sequence[Store], options: ProbeOptions, backend_used: str) -> Iterator[Job]:
     owners: dict[str, Path] = {}
     for store in stores:
         for codec in store.codec_names:
@@ -161,125 +220,39 @@ def _jobs(stores: Sequence[Store], options: ProbeOptions, backend_used: str) -> 
             owners[codec] = store.path
     unknown = [codec for codec in options.codecs if codec not in owners]
     if unknown:
-        raise ProbeError(f"no codec {unknown[0]!r} in the stores given; they have {', '.join(owners) or 'none'}")
+        raise UnknownNameError(f"no codec {unknown[0]!r} in the stores given; they have {', '.join(owners) or 'none'}")
     for store in stores:
         for codec in store.codec_names:
             if not options.codecs or codec in options.codecs:
                 yield from _codec_jobs(store[codec], options, backend_used)
 
 
-def _codec_jobs(frames: Frames, options: ProbeOptions, backend_used: str) -> Iterator[_Job]:
-    for layer in sorted(set(options.layers)) or range(1, frames.n_layers + 1):
-        frames.layer(layer)  # an unknown layer is refused before anything is counted
+def _codec_jobs(frames: Frames, options: ProbeOptions, backend_used: str) -> Iterator[Job]:
+    for layer in _layers(frames, options):
         for task in TASKS:
             if not options.tasks or task in options.tasks:
-                yield _Job(frames, layer, task, _key(frames, layer, task, options, backend_used))
+                yield Job(frames.store.path, frames.name, layer, task, _key(frames, layer, task, options, backend_used))
 
 
-def _key(frames: Frames, layer: int, task: str, options: ProbeOptions, backend_used: str) -> str:
-    settings = asdict(options.settings) | asdict(options.fit)
+def _layers(frames: Frames, options: ProbeOptions) -> Sequence[int | None]:
+    """Return the layers to probe; what the store does not have is refused before anything is counted."""
+    if options.representation == "latent":
+        if not frames.has_latents:
+            raise ProbeError(
+                f"{frames.store.path}:/codecs/{frames.name}/latents: expected the encoder's output before "
+                "quantisation, found none (build-store does not write it; schemas/store-1.0.md says how it is stored); "
+                "use --representation codeword, cumulative or concat, or --codec with a codec that has it"
+            )
+        return [None]
+    for layer in options.layers:
+        frames.layer(layer)  # raises for an unknown one
+    return sorted(set(options.layers)) or range(1, frames.n_layers + 1)
+
+
+def _key(frames: Frames, layer: int | None, task: str, options: ProbeOptions, backend_used: str) -> str:
     asked = {"backend": options.backend, "used": backend_used, "codec": frames.name, "layer": layer, "task": task}
-    text = json.dumps(asked | settings | {"content": frames.store.content_digest}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _probe(
-    job: _Job, statistics: Statistics, options: ProbeOptions, used: Backend, fallback: str | None, output: Path
-) -> Record:
-    record = _blank(job, options, used, fallback)
-    question: ClassQuestion | PitchQuestion
-    try:
-        if job.task == "pitch":
-            question = pitch_question(job.frames, statistics, job.layer, options.settings)
-        else:
-            question = class_question(job.frames, statistics, job.layer, job.task, options.settings)
-    except NotApplicable as reason:
-        return record | {"outcome": "not_applicable", "reason": str(reason)}
-    refusal = used.refuses(question.problem, options.fit)
-    if refusal is not None:
-        if options.require_gpu:
-            raise BackendError(f"--require-gpu: {used.name} refuses {job.task} of {job.frames.name}: {refusal}")
-        used, fallback = backend_called("sklearn"), refusal
-    fit = _fit(question, used, options)
-    record |= _fit_fields(fit) | {"backend_used": used.name, "fallback_reason": fallback, "versions": _versions(used)}
-    if fit.outcome == "non_finite":
-        return record | {"reason": "the fit met numbers that are not finite"}
-    if isinstance(question, ClassQuestion):
-        record |= class_scores(question, fit)
-    else:
-        record |= pitch_scores(question, fit)
-    return record | {"probe_file": _save(job, question, fit, record, output)}
-
-
-def _fit(question: ClassQuestion | PitchQuestion, used: Backend, options: ProbeOptions) -> Fit:
-    if isinstance(question, ClassQuestion):
-        return used.fit_logistic(question.problem, options.fit)
-    return used.fit_least_squares(question.problem, options.fit)
-
-
-def _blank(job: _Job, options: ProbeOptions, used: Backend, fallback: str | None) -> Record:
-    frames, is_class, is_phoneme = job.frames, job.task != "pitch", job.task == "phoneme"
-    return empty_record() | {
-        "probe_key": job.key,
-        "codec": frames.name,
-        "layer": job.layer,
-        "task": job.task,
-        "representation": "codeword",
-        "backend_asked": options.backend,
-        "backend_used": used.name,
-        "fallback_reason": fallback,
-        "rows": options.rows,
-        "weights": frames.weights,
-        "weights_sha256": frames.weights_sha256,
-        "phones": options.phones if is_phoneme else None,
-        "keep_silence": options.keep_silence if is_phoneme else None,
-        "standardize": options.standardize,
-        "class_weight": options.class_weight if is_class else None,
-        "C": options.settings.C if is_class else None,
-        "tol": options.tol,
-        "max_iter": options.max_iter,
-        "n_train": 0,
-        "n_eval": 0,
-        "n_unseen": 0,
-        "dim": frames.dim,
-        "frame_rate_hz": frames.frame_rate_hz,
-        "seconds": 0.0,
-        "content_digest": frames.store.content_digest,
-        "store_format_version": frames.store.attributes["format_version"],
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": used.availability().device,
-        "versions": _versions(used),
-    }
-
-
-def _fit_fields(fit: Fit) -> Record:
-    return {
-        "outcome": fit.outcome,
-        "n_iter": fit.n_iter,
-        "objective": fit.objective,
-        "seconds": fit.seconds,
-        "gap_estimate": fit.gap_estimate,
-        "gap_bound": fit.gap_bound,
-    }
-
-
-def _versions(used: Backend) -> dict[str, str]:
-    return {"rvqprobe": __version__, "python": platform.python_version(), "numpy": np.__version__} | used.versions()
-
-
-def _save(job: _Job, question: ClassQuestion | PitchQuestion, fit: Fit, record: Record, output: Path) -> str:
-    """Write the probe and return the name of its arrays' file, relative to the results folder."""
-    path = output / "probes" / f"{job.frames.name}-layer{job.layer:02d}-{job.task}-{job.key[:8]}.npz"
-    save_probe(
-        path,
-        FittedProbe(
-            kind="logistic" if isinstance(question, ClassQuestion) else "linear",
-            coef=fit.coef,
-            intercept=fit.intercept,
-            mean=question.standardiser.mean,
-            scale=question.standardiser.scale,
-            classes=np.array(question.classes) if isinstance(question, ClassQuestion) else None,
-            metadata={name: record[name] for name in _DESCRIBED},
-        ),
-    )
-    return str(path.relative_to(output))
+    asked |= asdict(options.settings) | asdict(options.fit) | asdict(options.scoring)
+    asked |= {"eval_by": options.eval_by, "content": frames.store.content_digest}
+    if options.representation != "codeword":  # which are not sampled
+        asked |= {"representation": options.representation, "max_train_frames": options.max_train_frames}
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()

@@ -87,7 +87,8 @@ def test_version():
 
 
 def test_readme_names_every_command_and_none_that_is_not_there():
-    rows = [line.split(" | ")[0] for line in readme().split("## Commands")[1].splitlines() if line.startswith("| `")]
+    section = readme().split("\n## Commands\n")[1].split("\n## ")[0]
+    rows = [line.split(" | ")[0] for line in section.splitlines() if line.startswith("| `")]
     named = [name for row in rows for name in re.findall(r"`([\w-]+)`", row)]
     assert sorted(named) == sorted(COMMANDS)
 
@@ -106,7 +107,20 @@ def test_options_that_the_readme_gives_to_a_command_are_its_own():
 
 def test_every_option_in_the_readme_exists():
     known = set().union(*map(option_names, COMMANDS)) | {"--help"}
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", readme())) <= known
+    of_commands = re.sub(r"^python benchmarks/.*$", "", readme(), flags=re.MULTILINE)
+    assert options_in(of_commands) <= known
+
+
+def test_every_benchmark_in_the_readme_exists_and_has_the_options_it_is_given():
+    lines = re.findall(r"^python (benchmarks/\w+\.py)(.*)$", readme(), re.MULTILINE)
+    assert lines
+    for script, arguments in lines:
+        own = set(re.findall(r'add_argument\("(--[a-z-]+)"', (ROOT / script).read_text(encoding="utf-8")))
+        assert options_in(arguments) <= own, script
+
+
+def options_in(text):
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text))
 
 
 def test_commands_in_the_readme_parse():
@@ -163,6 +177,21 @@ def test_help_imports_nothing_heavy(arguments):
         (["probe", "a.h5", "--output", "r", "--backend", "gpu"], "'gpu' is not one of"),
         (["probe", "a.h5", "--output", "r", "--layer", "0"], "0 is not in the range x>=1"),
         (["probe", "a.h5", "--output", "r", "--tol", "0"], "not in the range"),
+        (["probe", "a.h5", "--output", "r", "--representation", "sum"], "'sum' is not one of"),
+        (["probe", "a.h5", "--output", "r", "--max-train-frames", "0"], "0 is not in the range x>=1"),
+        (["probe", "a.h5", "--output", "r", "--max-train-frames", "9"], "codeword probes are fitted from counts"),
+        (
+            ["probe", "a.h5", "--output", "r", "--representation", "concat", "--n-permutations", "9"],
+            "--n-permutations: the mutual information is that of single codes",
+        ),
+        (
+            ["probe", "a.h5", "--output", "r", "--representation", "latent", "--layer", "1"],
+            "--layer: latents are the encoder's output before all layers",
+        ),
+        (
+            ["study", "--librispeech-root", "x", "--alignments-root", "y", "--max-train-frames", "9"],
+            "codeword probes are fitted from counts",
+        ),
         (["build-store", "--librispeech-root", "x"], "Missing option"),
         (
             ["build-store", "--librispeech-root", "x", "--alignments-root", "y", "--output", "z", "--shard", "4/3"],
@@ -212,7 +241,7 @@ def test_corpus_to_verified_store(tmp_path):
     built = run_process("build-store", *options, *EVALUATE_SOME, "--codec", "melrvq", "--output", store)
     assert built.exit_code == 0, built.stderr
     assert built.stdout.startswith(f"{store} ")
-    assert "1 shards built, 0 reused, 0 utterances skipped" in built.stderr
+    assert "1 shard built, 0 reused, 0 utterances skipped" in built.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "corpus", "split.json", "store.h5", "store.h5.weights",
     ]  # fmt: skip
@@ -232,11 +261,13 @@ def test_inspect(melrvq_store):
     assert (found["n_utterances"], found["n_skipped"], found["n_speakers"]) == (24, 0, 3)
     codec = found["codecs"]["melrvq"]
     assert (codec["n_layers"], codec["dim"], codec["frame_rate_hz"]) == (8, 80, 50.0)
-    assert (codec["layout"], codec["weights"]) == ("dense", "untrained")
+    assert (codec["layout"], codec["weights"]) == ("dense", "untrained")  # the format's word
     assert codec["n_frames"] > 2000
     assert 0 < codec["bytes"] < melrvq_store.stat().st_size
     text = run_well("inspect", melrvq_store).stdout
     assert found["content_digest"] in text
+    assert "codebooks fitted to the corpus" in text
+    assert "untrained" not in text.lower()
     assert f"{codec['n_frames']:,} frames at 50 Hz" in text
 
 
@@ -319,6 +350,33 @@ def test_cuml_without_a_gpu_gives_sklearn_s_records_and_one_note(melrvq_store, t
     assert len(fitted) == 6
 
 
+def test_probing_layers_together_by_either_spelling(melrvq_store, tmp_path):
+    for name, join in (("cumulative", "-"), ("concat", "_")):
+        options = ["--representation", name, f"--max{join}train{join}frames", 500, "--layer", 2, "--task", "phoneme"]
+        ended = run_well("probe", melrvq_store, "--output", tmp_path, *options, "--quiet")
+        assert re.search(rf"melrvq \(log-mel baseline\), {name}:.*\n(.*\n)+ +1\.\.2 +0\.", ended.stdout)
+        assert ended.stderr == ""
+        report = (tmp_path / "report.md").read_text()
+        assert "| max_train_frames | 500 |" in report
+    records = records_of(tmp_path)
+    assert [(r["representation"], r["layer"], r["n_train"]) for r in records] == [
+        ("cumulative", 2, 500),
+        ("concat", 2, 500),
+    ]
+    together = run_well("report", tmp_path).stdout
+    assert "cumulative: 50 frames/s" in together
+    assert "concat: 50 frames/s" in together
+
+
+def test_latents_that_the_store_does_not_have(melrvq_store, tmp_path):
+    ended = run("probe", melrvq_store, "--output", tmp_path / "out", "--representation", "latent")
+    assert ended.error.startswith(f"{melrvq_store}:/codecs/melrvq/latents: expected the encoder's output")
+    assert ended.error.endswith(
+        "use --representation codeword, cumulative or concat, or --codec with a codec that has it"
+    )
+    assert not (tmp_path / "out").exists()
+
+
 def test_require_gpu_without_one_is_an_error(melrvq_store, tmp_path):
     from probes.backends.registry import backend
 
@@ -343,7 +401,7 @@ def test_study_is_build_probe_and_report(tiny_corpus, melrvq_weights, tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {
         "store.h5", "split.json", "records.jsonl", "records.csv", "probes", "figures", "report.md",
     }  # fmt: skip
-    assert "1 shards built" in ended.stderr
+    assert "1 shard built" in ended.stderr
     description = json.loads(run_well("inspect", tmp_path / "out" / "store.h5", "--json").stdout)
     assert description["codecs"]["melrvq"]["layout"] == "factored"
 
@@ -385,7 +443,10 @@ def test_slices_of_a_job_array_merge_to_the_same_store(melrvq_store, melrvq_weig
         parts.append(ended.stdout.strip())
         assert "merge-stores" in ended.stderr
     assert not output.exists()
+    alone = run_well("merge-stores", parts[0], "--output", tmp_path / "half.h5", "--quiet")
+    assert "1 shard of 2 not given (1); the merged store lacks their utterances" in alone.stderr
     merged = run_well("merge-stores", *parts, "--output", output)
+    assert "not given" not in merged.stderr
     assert merged.stdout.startswith(f"{output} ")
     digests = {json.loads(run_well("inspect", p, "--json").stdout)["content_digest"] for p in (output, melrvq_store)}
     assert len(digests) == 1

@@ -91,19 +91,71 @@ def test_no_utterance_can_be_used(corpus, output, melrvq_weights):
 @pytest.mark.parametrize(
     ("options", "codec", "message"),
     [
-        ([], "dac", "unknown codec 'dac': expected one of encodec, speechtokenizer, melrvq"),
-        (["--weights", "best"], "melrvq", "--weights best: expected pretrained, untrained or NAME="),
-        (["--weights", "dac=untrained"], "melrvq", "--weights dac=untrained: unknown codec 'dac'; known are"),
-        (["--weights", "melrvq=absent.npz"], "melrvq", "absent.npz: expected melrvq's checkpoint, found no file"),
-        (["--encodec-ckpt", "absent.th"], "encodec", "absent.th: expected encodec's checkpoint, found no file"),
+        (
+            ["--weights", "melrvq=absent.npz"],
+            "melrvq",
+            "absent.npz: expected melrvq's checkpoint, found no file; check --weights melrvq=absent.npz",
+        ),
+        (
+            ["--encodec-ckpt", "absent.th"],
+            "encodec",
+            "absent.th: expected encodec's checkpoint, found no file; check --encodec-ckpt",
+        ),
+        (["--st-ckpt", "absent.pt"], "speechtokenizer", "checkpoint, found no file; check --st-ckpt"),
+        (["--st-ckpt", __file__], "speechtokenizer", "speechtokenizer needs its config.json as well; add --st-config"),
+        (
+            ["--st-ckpt", __file__, "--st-config", "absent.json"],
+            "speechtokenizer",
+            "absent.json: expected speechtokenizer's configuration, found no file; check --st-config",
+        ),
         ([], "speechtokenizer", "--st-ckpt SpeechTokenizer.pt --st-config config.json, or ask for --weights untrained"),
-        (["--st-config", "config.json"], "speechtokenizer", "config.json: a configuration without weights"),
-        (["--device", "tpu"], "melrvq", "device 'tpu' was asked for, but torch"),
+        (
+            ["--st-config", "config.json"],
+            "speechtokenizer",
+            "config.json: a configuration without weights for speechtokenizer; add --st-ckpt FILE",
+        ),
         (["--device", "cuda:99"], "melrvq", "device 'cuda:99' was asked for, but torch"),
     ],
 )
 def test_wrong_options(corpus, output, options, codec, message):
     assert message in build(corpus, output, *options, codec=codec).error
+    assert nothing_at(output)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "speechtokenizer: download SpeechTokenizer.pt and config.json from"),
+        (["--st-ckpt", "absent.pt", "--st-config", "config.json"], "absent.pt: expected speechtokenizer's checkpoint"),
+    ],
+)
+def test_missing_weights_are_told_before_another_codec_downloads(corpus, output, monkeypatch, options, message):
+    downloads = []
+    monkeypatch.setattr("featstore.codecs.weights.fetch", lambda url, *rest: downloads.append(url))
+    both = ["--codec", "encodec", "--codec", "speechtokenizer"]
+    ended = run("build-store", *corpus_options(corpus), *both, "--output", output, *options)
+    assert message in ended.error
+    assert "--st-ckpt" in ended.error
+    assert downloads == []
+    assert nothing_at(output)
+
+
+@pytest.mark.parametrize(
+    ("options", "codec", "message"),
+    [
+        ([], "dac", "unknown codec 'dac': expected one of encodec, speechtokenizer, melrvq"),
+        (["--weights", "best"], "melrvq", "--weights best: expected pretrained, untrained or NAME="),
+        (["--weights", "dac=untrained"], "melrvq", "unknown codec 'dac'; known are encodec, speechtokenizer, melrvq"),
+        (["--weights", "encodec=untrained"], "melrvq", "not among the codecs of this build (melrvq); add --codec enc"),
+        (["--device", "tpu"], "melrvq", "'--device': 'tpu': expected auto, cpu, cuda, cuda:N or mps"),
+        (["--device", "cuda:"], "melrvq", "'--device': 'cuda:': expected auto, cpu, cuda, cuda:N or mps"),
+    ],
+)
+def test_names_that_are_not_known_are_wrong_usage(corpus, output, options, codec, message):
+    for dry_run in ([], ["--dry-run"]):
+        ended = build(corpus, output, *options, *dry_run, codec=codec)
+        assert message in ended.usage_error
+        assert ended.stderr.startswith("Usage: main build-store [OPTIONS]")
     assert nothing_at(output)
 
 
@@ -119,7 +171,7 @@ def test_checkpoints_that_do_not_match(corpus, output, tmp_path):
     for codec, path, message in (
         ("melrvq", text, "expected a melrvq checkpoint"),
         ("melrvq", other, "expected a melrvq checkpoint"),
-        ("encodec", text, "expected a PyTorch state dict"),
+        ("encodec", text, "is no PyTorch checkpoint but a file that begins with b'hello'"),
         ("encodec", network, "weights of another model"),
     ):
         error = build(corpus, output, "--weights", f"{codec}={path}", codec=codec).error
@@ -180,12 +232,17 @@ def next_major(file):
     file.attrs["format_version"] = np.bytes_(b"2.0")
 
 
+def other_format(file):
+    file.attrs["format"] = np.bytes_(b"anndata")
+
+
 def unfinished(file):
     file.attrs["complete"] = False
 
 
 NO_STORES = {
-    "plain HDF5": (plain_hdf5, "format None is not 'rvqprobe-store'"),
+    "plain HDF5": (plain_hdf5, "not an rvqprobe store: the file names no format"),
+    "of another format": (damaged(other_format), "not an rvqprobe store: the file names the format 'anndata'"),
     "text": (lambda path, store: path.write_text("hello"), "expected a store (an HDF5 file)"),
     "empty file": (lambda path, store: path.write_bytes(b""), "expected a store (an HDF5 file)"),
     "folder": (lambda path, store: path.mkdir(), "expected a store, found a folder"),
@@ -229,17 +286,21 @@ def test_verify_full_finds_a_changed_code(melrvq_store, tmp_path):
 
 
 def test_probing_what_is_not_in_the_store(melrvq_store, output):
-    error = run("probe", melrvq_store, "--output", output, "--codec", "dac").error
-    assert error == "no codec 'dac' in the stores given; they have melrvq"
-    assert "layers count from 1 to 8, asked was 9" in run("probe", melrvq_store, "--output", output, "--layer", 9).error
+    ended = run("probe", melrvq_store, "--output", output, "--codec", "dac")
+    assert "no codec 'dac' in the stores given; they have melrvq" in ended.usage_error
+    ended = run("probe", melrvq_store, "--output", output, "--layer", 9)
+    assert "layers count from 1 to 8, asked was 9" in ended.usage_error
     assert "give one store of each codec" in run("probe", melrvq_store, melrvq_store, "--output", output).error
     assert nothing_at(output)
 
 
-def test_results_below_a_file(melrvq_store, tmp_path):
+def test_results_in_or_below_a_file(melrvq_store, tmp_path):
     (tmp_path / "file").write_text("mine")
     error = run("probe", melrvq_store, "--output", tmp_path / "file", "--layer", 1).error
+    assert error == f"{tmp_path / 'file'}: expected a results folder, found a file; choose another --output"
+    error = run("probe", melrvq_store, "--output", tmp_path / "file" / "below", "--layer", 1).error
     assert error.startswith(f"{tmp_path / 'file'}")
+    assert "Not a directory" in error
     assert (tmp_path / "file").read_text() == "mine"
 
 

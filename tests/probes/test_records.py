@@ -239,7 +239,7 @@ def test_file_system_without_locks_still_works_with_a_warning(tmp_path, monkeypa
 
 def test_folder_that_is_a_file_and_folder_without_records(tmp_path):
     (tmp_path / "taken").write_text("")
-    with pytest.raises(OutputError, match="taken: cannot be read or written"):
+    with pytest.raises(OutputError, match="taken: expected a results folder, found a file"):
         RecordFile(tmp_path / "taken")
     with pytest.raises(OutputError, match=r"records\.jsonl: no such file"):
         read_records(tmp_path)

@@ -6,8 +6,9 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from probes.report import summary_markdown, summary_table, write_report
+from probes.report import DRAWN, summary_markdown, summary_table, write_report
 from probes.selection import latest_records, layer_ranges, series_of
+from schemas.record import record_schema
 from tests.support.records import make_record
 from tests.support.study import make_study
 
@@ -82,6 +83,9 @@ def test_not_applicable_is_shown_with_its_reason_beside_the_other_tasks():
     assert "8 probes: 4 converged, 4 not_applicable" in text
     assert "n/a: speaker, layers 1-3, 5: one speaker only (4088): a speaker probe needs two" in text
     assert "n/a: speaker" in summary_markdown(records)
+    one = summary_table([not_applicable(3)])
+    assert "1 probe: 1 not_applicable" in one
+    assert "n/a: speaker, layer 3: one speaker" in one
 
 
 def test_unconverged_fit_is_starred_and_explained():
@@ -91,6 +95,21 @@ def test_unconverged_fit_is_starred_and_explained():
     assert ["2", "0.312", "0.250", "-", "-", "-", "-"] in rows
     assert "the fit did not converge" in text
     assert "did not converge" not in summary_table([make_record()])
+
+
+def test_largest_proved_gap_is_told_relative_to_the_objective():
+    records = [
+        make_record(layer=1, objective=2.0, gap_bound=6e-9),
+        make_record(layer=2, objective=0.5, gap_bound=2e-9),  # the smaller bound, but the larger share
+        make_record(layer=3, objective=1.0),
+        not_applicable(1),
+    ]
+    said = "largest proved gap to the minimum: 4e-09 of the objective (2 of 3 fits have a proof)"
+    assert said in summary_table(records)
+    assert said in summary_markdown(records)
+    assert "proved gap" not in summary_table([make_record(objective=1.0)])
+    assert "to the minimum: 0 of" in summary_table([make_record(objective=0.0, gap_bound=0.0)])
+    assert "to the minimum: inf of" in summary_table([make_record(objective=0.0, gap_bound=1e-9)])
 
 
 def test_score_that_is_not_finite_is_a_dash():
@@ -106,7 +125,8 @@ def test_latest_record_wins_and_that_is_said():
     text = summary_table([old, other, new])
     assert "0.900" in text
     assert "0.100" not in "".join(line for line in text.splitlines() if line.strip().startswith("1 "))
-    assert "3 records, of which 1 older ones are not shown" in text
+    assert "3 records, of which 1 older one is not shown" in text
+    assert "4 records, of which 2 older ones are not shown" in " ".join(summary_table([old, old, other, new]).split())
     assert "older" not in summary_table([new, other])
 
 
@@ -161,13 +181,57 @@ def test_report_has_notes_tables_settings_versions_and_links_that_resolve(tmp_pa
     assert links == ["figures/phoneme_probing.png", "figures/phoneme_probing.pdf"]
     assert all((tmp_path / link).is_file() for link in links)
     assert "speaker scores measure the recording session too" in text
-    assert "scores on unseen speakers would be lower" in text
+    assert "scores on unseen speakers (--eval-by speaker) would be lower" in text
     assert "accuracy may lie below the majority class's" in text
     assert "not like for like" in text
     assert "| numpy version | 2.4.0 |" in text
     assert f"| content_digest | {'cd' * 32} |" in text
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
     assert write_report(make_study(), tmp_path).read_text(encoding="utf-8") == text
+
+
+def test_figure_of_a_task_the_report_is_not_about_is_not_shown(tmp_path):
+    (tmp_path / "figures").mkdir()
+    for task in ("phoneme", "pitch"):
+        (tmp_path / f"figures/{task}_probing.png").write_bytes(b"")
+    text = write_report([make_record(task="pitch")], tmp_path).read_text(encoding="utf-8")
+    assert "figures/pitch_probing.png" in text
+    assert "phoneme_probing" not in text
+
+
+def resampled_study():
+    unit = {"phoneme": "speaker", "speaker": "utterance within speaker", "pitch": "speaker"}
+    return [
+        r | {"n_bootstrap": 1000, "bootstrap_unit": unit[r["task"]]} for r in make_study(("encodec",), intervals=True)
+    ]
+
+
+def test_report_says_what_its_intervals_are_over(tmp_path):
+    text = " ".join(write_report(resampled_study(), tmp_path).read_text(encoding="utf-8").split())
+    assert "95 % percentile bootstrap intervals over the evaluation part" in text
+    assert "phoneme and pitch: whole speakers are drawn, with all their utterances, 1,000 resamples" in text
+    assert "speaker: whole utterances are drawn within each speaker, 1,000 resamples" in text
+    assert "conditional on the fitted probe" in text
+    assert "comparisons.csv" not in text
+
+
+def test_report_links_the_comparisons_where_there_are_some(tmp_path):
+    (tmp_path / "comparisons.csv").write_text("task\n")
+    text = write_report(resampled_study(), tmp_path).read_text(encoding="utf-8")
+    assert "[comparisons.csv](comparisons.csv)" in text
+    assert "not corrected" in text
+
+
+def test_every_unit_of_the_schema_has_words():
+    units = record_schema()["properties"]["bootstrap_unit"]["enum"]
+    assert set(DRAWN) == set(units) - {None}
+
+
+def test_report_without_intervals_says_nothing_of_uncertainty(tmp_path):
+    (tmp_path / "comparisons.csv").write_text("task\n")
+    text = write_report(make_study(), tmp_path).read_text(encoding="utf-8")
+    assert "Uncertainty" not in text
+    assert "comparisons.csv" not in text
 
 
 def test_notes_speak_only_of_what_is_there():
@@ -178,3 +242,66 @@ def test_notes_speak_only_of_what_is_there():
 
 def test_layer_ranges():
     assert layer_ranges([3, 1, 2, 7, 9, 10, 2]) == "1-3, 7, 9-10"
+
+
+def test_report_sets_scores_beside_lookup_oracle_and_information(tmp_path):
+    known = {
+        "lookup_accuracy": 0.41,
+        "lookup_macro_f1": 0.3,
+        "oracle_accuracy": 0.5,
+        "mutual_information_bits": None,
+        "v_information_bits": -0.25,
+    }
+    records = [make_record(layer=1, **known), make_record(layer=2), make_record(layer=1, task="pitch")]
+    text = write_report(records, tmp_path).read_text(encoding="utf-8")
+    section = text.split("## What the scores are read against")[1].split("## Settings")[0]
+    assert "| layer | phoneme lookup acc | phoneme lookup F1 | phoneme oracle acc | phoneme I | phoneme V |" in section
+    assert "| 1 | 0.410 | 0.300 | 0.500 |  | -0.25 |" in section
+    assert "| 2 |  |  |  |  |  |" in section
+    assert "pitch lookup" not in section
+    nothing = write_report([make_record()], tmp_path).read_text(encoding="utf-8")
+    assert "read against" not in nothing
+
+
+def test_report_says_when_speakers_were_unseen(tmp_path):
+    text = write_report([make_record(eval_by="speaker")], tmp_path).read_text(encoding="utf-8")
+    assert "speakers that training never heard" in text
+    assert "share their speakers" not in text
+
+
+def test_places_of_layers_together_and_of_latents():
+    for name, places in (("cumulative", ["1", "1..2"]), ("concat", ["1", "1..2"]), ("latent", ["encoder"])):
+        layers = [None] if name == "latent" else [1, 2]
+        records = [make_record(layer=layer, representation=name, v_information_bits=0.5) for layer in layers]
+        lines = block(summary_table(records), f"EnCodec (pretrained), {name}: 75 frames/s")
+        assert [line[0] for line in lines if line[1:2] == ["0.312"]] == places
+        text = write_report_text(records)
+        assert [text.count(f"\n| {place} | ") for place in places] == [2] * len(places)  # scores, and what beside them
+    assert "128 dimensions a layer" in summary_table([make_record(representation="concat")])
+
+
+def test_report_says_what_a_layer_stands_for_and_what_was_sampled():
+    def notes(*representations, **changes):
+        return write_report_text(
+            [make_record(layer=None if r == "latent" else 2, representation=r, **changes) for r in representations]
+        )
+
+    words = {
+        "codeword": "A layer's embedding is its own codebook row",
+        "cumulative": "stands for the sum of the codebook rows of RVQ layers 1 to m",
+        "concat": "RVQ layers 1 to m side by side",
+        "latent": "the encoder's output before quantisation",
+    }
+    for name in words:
+        text = notes(name)
+        assert [other for other, sentence in words.items() if sentence in text] == [name]
+        assert "--max-train-frames" not in text
+    everything = notes(*words, max_train_frames=50_000)
+    assert all(sentence in everything for sentence in words.values())
+    assert "a seeded sample of at most 50,000 was asked for (--max-train-frames)" in everything
+    assert "| max_train_frames | 50000 |" in everything
+
+
+def test_a_latent_task_that_cannot_be_asked_names_no_layer():
+    record = not_applicable(None) | {"representation": "latent"}
+    assert "n/a: speaker: one speaker only" in summary_table([record])

@@ -3,16 +3,23 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import h5py
 import numpy as np
 import pytest
 
+from featstore.errors import UnknownNameError
 from featstore.store import Store
+from probes.counting import count_frames
 from probes.errors import BackendError, ProbeError
+from probes.evaluation import EvaluationFrames
+from probes.held_out import evaluation_split
+from probes.options import ProbeOptions
 from probes.questions import NotApplicable, Settings, Standardiser, class_question
-from probes.runner import ProbeOptions, run_probes
-from probes.statistics import count_frames
+from probes.runner import run_probes
+from probes.spool import Spool, SpooledTracks
+from probes.statistics import Statistics
 from probes.tasks import phoneme_classes
 from schemas.record import check_record
 from tests.support.stores import PHONEMES, StoreRecipe, write_store
@@ -32,9 +39,10 @@ def records(store_path, tmp_path_factory):
 
 
 def test_counts_are_those_of_a_loop_over_frames(store_path, monkeypatch):
-    from probes import statistics
+    from probes import counting
 
-    monkeypatch.setattr(statistics, "_BLOCK_FRAMES", 333)  # utterances straddle blocks
+    monkeypatch.setattr(counting, "_BLOCK_FRAMES", 333)  # utterances straddle blocks
+    monkeypatch.setattr(counting, "_MOMENT_FRAMES", 50)
     with Store(store_path) as store:
         frames = store["beta"]
         found = count_frames(frames)
@@ -45,31 +53,125 @@ def test_counts_are_those_of_a_loop_over_frames(store_path, monkeypatch):
         expected_pitch = np.zeros_like(found.pitch)
         for layer in range(frames.n_layers):
             for t in range(frames.n_frames):
-                expected_phoneme[split[t], layer, codes[layer, t], phoneme[t]] += 1
-                expected_speaker[split[t], layer, codes[layer, t], speaker[t]] += 1
+                expected_phoneme[split[t], layer, phoneme[t], codes[layer, t]] += 1
+                expected_speaker[split[t], layer, speaker[t], codes[layer, t]] += 1
                 if not np.isnan(f0[t]):
                     y = float(f0[t])
                     expected_pitch[split[t], :, layer, codes[layer, t]] += (1, y, y * y)
     np.testing.assert_array_equal(found.phoneme, expected_phoneme)
     np.testing.assert_array_equal(found.speaker, expected_speaker)
     np.testing.assert_allclose(found.pitch, expected_pitch, rtol=1e-12)
-    held_out = (split == 1) & ~np.isnan(f0)
-    np.testing.assert_array_equal(found.eval_codes, codes[:, held_out])
-    np.testing.assert_array_equal(found.eval_f0_hz, f0[held_out])
 
 
-def test_counts_of_two_stores_add_up(store_path, tmp_path):
-    parts = [write_store(tmp_path / f"{i}.h5", RECIPE, only=part) for i, part in enumerate([range(9), range(9, 24)])]
-    with Store(store_path) as whole, Store(parts[0]) as one, Store(parts[1]) as other:
-        total = count_frames(one["alpha"]) + count_frames(other["alpha"])
+def test_tables_of_a_layer_are_by_code(store_path):
+    with Store(store_path) as store:
+        counted = count_frames(store["beta"])
+        some = count_frames(store["beta"], layers=[3, 1])
+    tables = counted.layer(2)
+    np.testing.assert_array_equal(tables.phoneme[1], counted.phoneme[1, 1].T)
+    np.testing.assert_array_equal(tables.speaker[0], counted.speaker[0, 1].T)
+    np.testing.assert_array_equal(tables.pitch, counted.pitch[:, :, 1])
+    assert some.layers == (1, 3)
+    np.testing.assert_array_equal(some.layer(3).phoneme, counted.layer(3).phoneme)
+    with pytest.raises(ProbeError, match="beta: layer 2 was not counted, only 1, 3"):
+        some.layer(2)
+
+
+def test_utterances_of_neither_part_are_not_counted(store_path):
+    with Store(store_path) as store:
+        frames = store["alpha"]
+        split = store.numbers("utterances/split").copy()
+        split[::3] = -1
+        found = count_frames(frames, split=split)
+        part = np.repeat(split, np.diff(frames.offsets))
+        assert found.phoneme[:, 0].sum() == (part >= 0).sum()
+        expected = np.bincount(frames.codes(0, frames.n_frames)[0][part == 1], minlength=frames.n_codewords)
+        np.testing.assert_array_equal(found.phoneme[1, 0].sum(axis=0), expected)
+        kept = EvaluationFrames(frames, split)
+        assert kept.n_frames == (part == 1).sum()
+
+
+def assert_equal_statistics(found, expected):
+    for name in ("codec", "layers", "phonemes", "speakers", "codebooks_sha256"):
+        assert getattr(found, name) == getattr(expected, name)
+    np.testing.assert_array_equal(found.phoneme, expected.phoneme)
+    np.testing.assert_array_equal(found.speaker, expected.speaker)
+    np.testing.assert_allclose(found.pitch, expected.pitch, rtol=1e-12)
+
+
+def test_counts_of_stores_and_spans_add_up_in_any_order(store_path, tmp_path):
+    """Parts made apart have vocabularies of their own: speakers and phonemes are matched by name."""
+    cuts = [range(5), range(5, 9), range(9, 24)]
+    parts = [write_store(tmp_path / f"{i}.h5", RECIPE, only=part) for i, part in enumerate(cuts)]
+    counted = []
+    for path in parts:
+        with Store(path) as store:
+            counted.append(count_frames(store["alpha"]))
+    with Store(store_path) as whole:
         expected = count_frames(whole["alpha"])
-    np.testing.assert_array_equal(total.phoneme, expected.phoneme)
-    np.testing.assert_array_equal(total.speaker, expected.speaker)
-    np.testing.assert_allclose(total.pitch, expected.pitch, rtol=1e-12)
-    assert sorted(total.eval_f0_hz) == sorted(expected.eval_f0_hz)
-    total.speaker = total.speaker[..., :2]
-    with pytest.raises(ProbeError, match="speaker tables .* do not add"):
-        total + expected
+        n = whole["alpha"].n_frames
+        spans = [count_frames(whole["alpha"], span=span) for span in ((0, 100), (100, n // 2), (n // 2, n))]
+        other_codec = count_frames(whole["beta"])
+    for a, b, c in ((0, 1, 2), (2, 0, 1), (1, 2, 0)):
+        assert_equal_statistics(counted[a] + counted[b] + counted[c], expected)
+        assert_equal_statistics(spans[a] + (spans[b] + spans[c]), expected)
+    with pytest.raises(ProbeError, match="statistics of different codec do not add: alpha and beta"):
+        expected + other_codec
+    with pytest.raises(ProbeError, match="statistics of different codebooks_sha256 do not add"):
+        expected + replace(expected, codebooks_sha256="other")
+
+
+def test_statistics_save_and_load(store_path, tmp_path):
+    with Store(store_path) as store:
+        counted = count_frames(store["beta"])
+    path = tmp_path / "counts.npz"
+    counted.save(path)
+    assert_equal_statistics(Statistics.load(path), counted)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(ProbeError, match=r"counts.npz: expected saved statistics, found .*; count the store again"):
+        Statistics.load(path)
+    np.savez(path, about=json.dumps({"format": "other"}), phoneme=0, speaker=0, pitch=0)
+    with pytest.raises(ProbeError, match="expected rvqprobe-statistics 1.0, found other None"):
+        Statistics.load(path)
+
+
+def test_evaluation_frames_are_those_of_a_mask(store_path, monkeypatch, tmp_path):
+    from probes import evaluation
+
+    monkeypatch.setattr(evaluation, "_BLOCK_FRAMES", 97)
+    with Store(store_path) as store:
+        frames = store["beta"]
+        kept = EvaluationFrames(frames)
+        mask = frames.frame_splits(0, frames.n_frames) == 1
+        for name, found in (("phoneme", kept.phoneme), ("speaker", kept.speaker), ("f0", kept.f0_hz)):
+            np.testing.assert_array_equal(found, frames.labels(name, 0, frames.n_frames)[mask])
+        np.testing.assert_array_equal(kept.codes(2), frames.codes(0, frames.n_frames)[1, mask])
+        sizes = np.diff(frames.offsets)[kept.utterances]
+        np.testing.assert_array_equal(np.diff(kept.offsets), sizes)
+        np.testing.assert_array_equal(np.repeat(kept.speaker_of_utterance, sizes), kept.speaker)
+        spool = Spool(tmp_path / "spool")
+        count_frames(frames, layers=[2, 3], spool=spool)
+        spool.save()
+        again = EvaluationFrames(frames, spooled=SpooledTracks([tmp_path / "spool"], [2, 3]))
+        np.testing.assert_array_equal(again.codes(3), kept.codes(3))
+        for name in ("phoneme", "speaker", "f0_hz"):
+            np.testing.assert_array_equal(getattr(again, name), getattr(kept, name))
+        assert kept.utterance_ids == [store.strings("utterances/id")[u] for u in kept.utterances]
+
+
+def test_worker_processes_give_the_records_of_one(store_path, tmp_path, records):
+    found = run_probes([store_path], tmp_path, ProbeOptions(n_workers=2))
+    timed = ("seconds", "created")
+    assert [without(r, timed) for r in found] == [without(r, timed) for r in records[1]]
+    assert len((tmp_path / "records.jsonl").read_text().splitlines()) == len(found)
+
+
+def test_a_damaged_store_is_told_by_a_worker_too(tmp_path):
+    store_path = write_store(tmp_path / "a.h5")
+    with h5py.File(store_path, "r+") as file:
+        file["codecs/alpha/codes"][0, 5] = 99
+    with pytest.raises(ProbeError, match="codes: expected values from 0 to 15, found 0 to 99"):
+        run_probes([store_path], tmp_path / "out", ProbeOptions(n_workers=2))
 
 
 @pytest.mark.parametrize(
@@ -306,7 +408,7 @@ def test_classes_never_seen_in_training_are_left_out_and_counted(tmp_path):
 
 
 def test_unknown_codec_layer_and_doubled_codec(store_path, tmp_path):
-    with pytest.raises(ProbeError, match="no codec 'gamma' in the stores given; they have alpha, beta"):
+    with pytest.raises(UnknownNameError, match="no codec 'gamma' in the stores given; they have alpha, beta"):
         run_probes([store_path], tmp_path, ProbeOptions(codecs=["gamma"]))
     with pytest.raises(KeyError, match="layers count from 1 to 3, asked was 4"):
         run_probes([store_path], tmp_path, ProbeOptions(layers=[4]))
@@ -317,18 +419,18 @@ def test_unknown_codec_layer_and_doubled_codec(store_path, tmp_path):
 def test_dense_rows_are_the_store_s_rows(store_path):
     with Store(store_path) as store:
         frames = store["alpha"]
-        question = class_question(frames, count_frames(frames), 2, "phoneme", Settings())
+        question = class_question(frames, count_frames(frames).layer(2), 2, "phoneme", Settings())
         X, y = question.problem.dense_rows()
         train = frames.frame_splits(0, frames.n_frames) == 0
         np.testing.assert_allclose(X, question.standardiser(frames.layer(2)[:][train]), rtol=1e-6)
         np.testing.assert_array_equal(np.bincount(y), question.problem.counts.sum(axis=0))
         with pytest.raises(NotApplicable):
-            class_question(frames, empty(count_frames(frames)), 2, "phoneme", Settings())
+            class_question(frames, empty(count_frames(frames).layer(2)), 2, "phoneme", Settings())
 
 
-def empty(statistics):
-    statistics.phoneme[:] = 0
-    return statistics
+def empty(tables):
+    tables.phoneme[:] = 0
+    return tables
 
 
 def test_exact_probing_loads_nothing_heavy(store_path, tmp_path):
@@ -342,3 +444,65 @@ def test_exact_probing_loads_nothing_heavy(store_path, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
     assert (tmp_path / "figures" / "phoneme_probing.png").is_file()
+
+
+def test_scores_against_brute_force_over_frames(store_path, tmp_path):
+    """Lookup, oracle, information and votes of a record, from the saved probe and the stored frames alone."""
+    from sklearn.metrics import mutual_info_score
+
+    from probes.estimator import read_probe
+
+    options = ProbeOptions(codecs=["alpha"], layers=[1], n_bootstrap=50, n_permutations=9)
+    records = {record["task"]: record for record in run_probes([store_path], tmp_path, options)}
+    with Store(store_path) as store:
+        frames = store["alpha"]
+        part = np.repeat(store.numbers("utterances/split"), np.diff(frames.offsets))
+        codes, speaker = frames.codes(0, frames.n_frames)[0], frames.labels("speaker", 0, frames.n_frames)
+        X, f0 = frames.layer(1)[:], frames.labels("f0", 0, frames.n_frames)
+        utterance = np.repeat(np.arange(store.n_utterances), np.diff(frames.offsets))
+        names = np.array(store.strings("vocab/speakers"))
+    found, held_out = records["speaker"], part == 1
+    most = sum(np.bincount(speaker[held_out & (codes == code)]).max(initial=0) for code in range(frames.n_codewords))
+    assert found["oracle_accuracy"] == pytest.approx(most / held_out.sum())
+    plug_in = mutual_info_score(codes[held_out], speaker[held_out]) / np.log(2)
+    assert found["mutual_information_plug_in_bits"] == pytest.approx(plug_in, rel=1e-9)
+    probe = read_probe(tmp_path / found["probe_file"])
+    log_p = np.log(probe.predict_proba(X))
+    hits = [
+        probe.classes[log_p[utterance == u].sum(axis=0).argmax()] == names[speaker[utterance == u][0]]
+        for u in np.unique(utterance[held_out])
+    ]
+    assert found["utterance_accuracy"] == pytest.approx(np.mean(hits))
+    assert found["accuracy_low"] <= found["accuracy"] <= found["accuracy_high"]
+    assert found["n_permutations"] == 9
+    assert 0.1 <= found["mutual_information_p_value"] <= 1
+    pitch, voiced = records["pitch"], held_out & ~np.isnan(f0)
+    error = sum(
+        np.abs(f0[at] - np.median(f0[at])).sum()
+        for code in np.unique(codes[voiced])
+        if (at := voiced & (codes == code)).any()
+    )
+    assert pitch["oracle_mae_hz"] == pytest.approx(error / voiced.sum(), rel=1e-5)
+    assert pitch["oracle_mae_hz"] <= pitch["mae_hz"]
+    assert pitch["bootstrap_unit"] is not None
+    assert (tmp_path / "bootstrap").is_dir()
+    assert not (tmp_path / ".evaluation").exists()
+
+
+def test_unseen_speakers(store_path, tmp_path):
+    options = ProbeOptions(codecs=["alpha"], layers=[1], eval_by="speaker")
+    records = {record["task"]: record for record in run_probes([store_path], tmp_path, options)}
+    assert records["speaker"]["outcome"] == "not_applicable"
+    assert "unseen speakers" in records["speaker"]["reason"]
+    with Store(store_path) as store:
+        frames, split = store["alpha"], evaluation_split(store, "speaker", 0)
+        speaker = store.numbers("utterances/speaker")
+        assert len(np.unique(speaker[split == 1])) == 1
+        assert not set(speaker[split == 1]) & set(speaker[split == 0])
+        assert (split[store.numbers("utterances/split") == 1] != 0).all()
+        n = np.diff(frames.offsets)
+        assert records["phoneme"]["n_train"] == n[split == 0].sum()
+        assert records["phoneme"]["n_eval"] + records["phoneme"]["n_unseen"] == n[split == 1].sum()
+    assert records["phoneme"]["eval_by"] == "speaker"
+    again = run_probes([store_path], tmp_path, replace(options, eval_by="utterance"))
+    assert again[0]["probe_key"] != records["phoneme"]["probe_key"]

@@ -34,6 +34,16 @@ class Ended:
         assert self.stdout == ""
         return lines[-1].removeprefix("Error: ")
 
+    @property
+    def usage_error(self) -> str:
+        """The message of wrong usage: exit code 2, how the command is used, then one ``Error:`` at the end."""
+        lines = self.stderr.splitlines()
+        assert self.exit_code == 2, self
+        assert lines[0].startswith("Usage: ")
+        assert [line for line in lines if line.startswith("Error: ")] == lines[-1:], self.stderr
+        assert self.stdout == ""
+        return lines[-1].removeprefix("Error: ")
+
 
 def run(*arguments: object) -> Ended:
     """Run a command in this process; an exception that the command line does not expect is raised here."""

@@ -16,6 +16,7 @@ def make_record(codec: str = "encodec", layer: int = 1, task: str = "phoneme", *
         "backend_asked": "exact",
         "backend_used": "exact",
         "rows": "collapsed",
+        "eval_by": "utterance",
         "weights": "pretrained",
         "weights_sha256": "ab" * 32,
         "outcome": "converged",

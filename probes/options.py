@@ -1,0 +1,84 @@
+"""What to probe and how: the options of ``cli.py probe``."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from probes.errors import WrongUsageError
+from probes.held_out import EvalBy
+from probes.problem import FitOptions
+from probes.questions import Settings
+from probes.representation import REPRESENTATIONS, Representation
+from probes.scores import Scoring
+from probes.tasks import Phones
+
+
+@dataclass(frozen=True)
+class ProbeOptions:
+    """What to probe and how; see ``cli.py probe --help``. Empty `codecs`, `layers`, `tasks` mean all.
+
+    `max_train_frames`: size of the sample to fit on, drawn by `seed`; None takes every frame.
+    `n_workers`: processes that count and fit; None chooses by the cores and the work.
+
+    Raises
+    ------
+    WrongUsageError
+        For options that make no sense together.
+    """
+
+    backend: str = "auto"
+    representation: Representation = "codeword"
+    max_train_frames: int | None = None
+    rows: str = "collapsed"
+    codecs: Sequence[str] = ()
+    layers: Sequence[int] = ()
+    tasks: Sequence[str] = ()
+    phones: Phones = "raw"
+    keep_silence: bool = True
+    standardize: bool = True
+    class_weight: str = "balanced"
+    max_iter: int | None = None
+    tol: float | None = None
+    require_gpu: bool = False
+    eval_by: EvalBy = "utterance"
+    n_bootstrap: int = 0
+    n_permutations: int = 0
+    seed: int = 0
+    n_workers: int | None = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what would be ignored in silence."""
+        if self.representation not in REPRESENTATIONS:
+            raise WrongUsageError(
+                f"--representation {self.representation}: expected one of {', '.join(REPRESENTATIONS)}"
+            )
+        if self.max_train_frames is not None and self.max_train_frames < 1:
+            raise WrongUsageError(f"--max-train-frames {self.max_train_frames}: expected at least one frame")
+        if self.representation == "codeword":
+            if self.max_train_frames is not None:
+                raise WrongUsageError(
+                    "--max-train-frames: codeword probes are fitted from counts, which cost the same for every frame "
+                    "of the store; drop it, or choose --representation cumulative, concat or latent"
+                )
+        elif self.n_permutations:
+            raise WrongUsageError(
+                f"--n-permutations: the mutual information is that of single codes, and {self.representation} probes "
+                "have none; drop it, or choose --representation codeword"
+            )
+        if self.representation == "latent" and self.layers:
+            raise WrongUsageError("--layer: latents are the encoder's output before all layers; drop it")
+
+    @property
+    def settings(self) -> Settings:
+        """The part that changes a probe's question."""
+        return Settings(self.phones, self.keep_silence, self.standardize, self.class_weight)  # type: ignore[arg-type]
+
+    @property
+    def scoring(self) -> Scoring:
+        """The part that adds to its scores."""
+        return Scoring(self.n_bootstrap, self.n_permutations, self.seed)
+
+    @property
+    def fit(self) -> FitOptions:
+        """The part that changes how it is fitted; only single codewords repeat, so that rows collapse."""
+        rows = self.rows if self.representation == "codeword" else "dense"
+        return FitOptions(self.tol, self.max_iter, rows)  # type: ignore[arg-type]
