@@ -69,8 +69,9 @@ def build(codec: str, arguments: argparse.Namespace) -> Path:
 def probe(stores: dict[str, Path], arguments: argparse.Namespace) -> list[dict]:
     """Fit the probes of the layers shown, and draw."""
     from probes.figures import write_figures
+    from probes.options import ProbeOptions
     from probes.report import write_report
-    from probes.runner import ProbeOptions, run_probes
+    from probes.runner import run_probes
 
     results = arguments.output / arguments.class_weight
     records = []

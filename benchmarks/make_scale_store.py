@@ -1,0 +1,190 @@
+"""Write a synthetic factored store of the true shape: as many frames, layers, codes and classes as the real study has.
+
+    python benchmarks/make_scale_store.py [--output clean100.h5] [--shape clean360] [--utterances N] [--speakers N]
+
+No speech was encoded: lengths, phones, F0, codebooks and codes are drawn from a seed, so that probes can be timed and
+their memory measured without the corpus. What is imitated and how is told in `benchmarks/scale`: lengths and speakers
+as in LibriSpeech (`corpus.py`), phone shares and lengths as in its alignments (`speech.py`), codebooks of condition
+1e2 (layer 1) to 1e5 (layer 8) with a code use far from even, and codes that depend on phoneme, speaker and pitch in a
+partly linear way (`codecs.py`). Scores of probes on it say nothing about any codec.
+
+It goes through the utterances in blocks and holds one block at a time. Prints one JSON record: frames, code use and
+condition by codec and layer, bytes, seconds, peak memory.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.measure.command import own_peak_gb  # noqa: E402
+from benchmarks.scale import codecs, speech  # noqa: E402
+from benchmarks.scale.alias import N_CODEWORDS  # noqa: E402
+from benchmarks.scale.corpus import SAMPLE_RATE_HZ, SHAPES, ScaleCorpus, make_corpus  # noqa: E402
+from featstore.shard import producer_versions  # noqa: E402
+from featstore.store import Store  # noqa: E402
+from featstore.writer import CodecHeader, ShardRow, StoreHeader, StoreWriter  # noqa: E402
+from schemas.errors import RvqprobeError  # noqa: E402
+from schemas.store import EVAL  # noqa: E402
+
+BLOCK_UTTERANCES = 64  # about 60,000 EnCodec frames
+# what a stream of random numbers is for, beside the seed
+_CODEC, _SPEECH, _CODES = 1, 2, 3
+
+
+def main() -> None:
+    """Write the store and print the record."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("results/scale/clean100.h5"))
+    parser.add_argument("--shape", choices=list(SHAPES), default="clean100")
+    parser.add_argument("--utterances", type=int, help="default: all of the shape's")
+    parser.add_argument("--speakers", type=int, help="default: all of the shape's")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    shape = SHAPES[arguments.shape]
+    started = time.perf_counter()
+    n_speakers = shape.n_speakers if arguments.speakers is None else arguments.speakers
+    n_utterances = shape.n_utterances if arguments.utterances is None else arguments.utterances
+    try:
+        check_output(arguments.output)
+        corpus = make_corpus(n_utterances, n_speakers, shape.mean_duration_s, arguments.seed)
+    except (RvqprobeError, ValueError) as error:
+        parser.error(str(error))
+    told = write_scale_store(arguments.output, corpus, arguments.seed, arguments.shape)
+    told |= {"seconds": round(time.perf_counter() - started, 1), "peak_rss_gb": round(own_peak_gb(), 3)}
+    print(json.dumps(told))
+
+
+def check_output(path: Path) -> None:
+    """Refuse to write over anything but an earlier store of this kind.
+
+    Raises
+    ------
+    RvqprobeError
+        When the file is no store that this build reads.
+    ValueError
+        When it is a store, but of a real corpus.
+    """
+    if path.exists():
+        with Store(path) as store:
+            if not store.json_attribute("corpus").get("synthetic"):
+                raise ValueError(f"{path}: holds a store that is not synthetic; choose another --output")
+
+
+def write_scale_store(output: Path, corpus: ScaleCorpus, seed: int, shape: str) -> dict[str, Any]:
+    """Write the store of a corpus; return what the record tells of it."""
+    labels = speech.label_model()
+    makers = {
+        name: codecs.ScaleCodec(codec, labels, corpus, [seed, _CODEC, place])
+        for place, (name, codec) in enumerate(codecs.SHAPES.items())
+    }
+    n_samples = np.array([row.n_samples for row in corpus.rows])
+    n_frames = {name: maker.n_frames(n_samples, SAMPLE_RATE_HZ) for name, maker in makers.items()}
+    n_of_code = {name: np.zeros((codecs.N_LAYERS, N_CODEWORDS), dtype=np.int64) for name in makers}
+    with StoreWriter(output, _header(corpus, labels, makers, n_frames, seed, shape), "factored") as writer:
+        for name, codes, phoneme, f0_hz in _frames(corpus, labels, makers, n_frames, seed):
+            writer.append(name, codes, phoneme, f0_hz)
+            for layer, of_layer in enumerate(codes):
+                n_of_code[name][layer] += np.bincount(of_layer, minlength=N_CODEWORDS)
+    with Store(output) as store:
+        digest = store.content_digest
+    is_eval = np.array([row.split == EVAL for row in corpus.rows])
+    return {
+        "shape": shape,
+        "seed": seed,
+        "n_utterances": len(corpus.rows),
+        "n_speakers": len(corpus.is_female),
+        "hours": round(float(n_samples.sum()) / SAMPLE_RATE_HZ / 3600, 2),
+        "codecs": {
+            name: {
+                "n_frames": int(n_frames[name].sum()),
+                "n_train": int(n_frames[name][~is_eval].sum()),
+                "n_eval": int(n_frames[name][is_eval].sum()),
+                "dim": maker.shape.dim,
+                "perplexity": [round(float(value), 1) for value in perplexity(n_of_code[name])],
+                "n_unused_codes": (n_of_code[name] == 0).sum(axis=1).tolist(),
+                "condition": [float(f"{value:.4g}") for value in codecs.condition_numbers(maker.codebooks)],
+            }
+            for name, maker in makers.items()
+        },
+        "content_digest": digest,
+        "bytes": output.stat().st_size,
+    }
+
+
+def perplexity(n_of_code: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the exponential of the entropy of each row of counts; float64 (n_layers,)."""
+    share = n_of_code / n_of_code.sum(axis=1, keepdims=True)
+    log_share = np.log(share, where=share > 0, out=np.zeros_like(share))
+    return np.asarray(np.exp(-(share * log_share).sum(axis=1)))
+
+
+def _frames(
+    corpus: ScaleCorpus,
+    labels: speech.LabelModel,
+    makers: dict[str, codecs.ScaleCodec],
+    n_frames: dict[str, NDArray[np.int64]],
+    seed: int,
+) -> Iterator[tuple[str, NDArray[np.uint16], NDArray[np.uint16], NDArray[np.float32]]]:
+    """Yield codec, codes, phoneme and F0, block of utterances after block, all codecs from one timeline."""
+    for first in range(0, len(corpus.rows), BLOCK_UTTERANCES):
+        block = slice(first, first + BLOCK_UTTERANCES)
+        speakers = corpus.speaker_of[block]
+        n_samples = np.array([row.n_samples for row in corpus.rows[block]])
+        n_steps = -(-n_samples * speech.STEPS_PER_S // SAMPLE_RATE_HZ)
+        rng = np.random.default_rng([seed, _SPEECH, first])
+        timeline = speech.draw_timeline(rng, labels, n_steps, corpus.log_f0_mean[speakers])
+        for place, (name, maker) in enumerate(makers.items()):
+            n_tokens, codec = n_frames[name][block], maker.shape
+            phoneme, f0_hz = speech.at_token_centres(timeline, n_tokens, codec.sample_rate_hz, codec.hop_samples)
+            rng = np.random.default_rng([seed, _CODES, place, first])
+            yield name, maker.draw(rng, phoneme, np.repeat(speakers, n_tokens), f0_hz), phoneme, f0_hz
+
+
+def _header(
+    corpus: ScaleCorpus,
+    labels: speech.LabelModel,
+    makers: dict[str, codecs.ScaleCodec],
+    n_frames: dict[str, NDArray[np.int64]],
+    seed: int,
+    shape: str,
+) -> StoreHeader:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return StoreHeader(
+        utterances=corpus.rows,
+        skipped={},
+        phonemes=labels.names,
+        shards=[ShardRow("synthetic", "none", now, now, "")],
+        codecs=[
+            CodecHeader(
+                name,
+                maker.shape.sample_rate_hz,
+                maker.shape.hop_samples,
+                "untrained",
+                hashlib.sha256(maker.codebooks.tobytes()).hexdigest(),
+                maker.codebooks,
+                n_frames[name].tolist(),
+            )
+            for name, maker in makers.items()
+        ],
+        attributes={
+            "corpus": {"split": f"synthetic in the shape of train-{shape[:5]}-{shape[5:]}", "synthetic": True},
+            "build_options": {"seed": seed, "f0": "synthetic", "embeddings": "factored", "compression": "zstd"},
+            "producer_versions": producer_versions(["numpy", "h5py"]),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
