@@ -13,7 +13,7 @@ classes' probabilities differs between codes by no more than the spread of their
 range(b*) <= log(max pi / min pi) + sqrt(2) max_v ||x_v|| ||W*||, and ||W*||^2 <= 2 f / l2 because f >= f*.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ class Certificate:
     Attributes
     ----------
     intercept : float64 array of shape (n_classes,)
+        For the rows as given.
     objective : float
     gap_bound : float
         Proved bound on objective - f*, absolute.
@@ -51,15 +52,19 @@ def certify(objective: LogisticObjective, coef: Array, intercept: Array) -> Cert
     intercept : float64 array of shape (n_classes,), a first guess
     """
     with np.errstate(all="ignore"):
-        scores = objective.codewords @ coef.T
-        intercept = solve_intercept(scores, objective.targets, intercept)
-        gradient_coef, gradient_intercept = objective.gradient(coef, intercept)
-        value = objective.value(coef, intercept)
-        bound = float(np.vdot(gradient_coef, gradient_coef)) / (2.0 * objective.l2_strength)
-        # By centring, <g_W, .> and <g_b, .> are for the centred problem; the intercept absorbs the shift exactly.
+        # The free intercept absorbs a shift of the rows exactly, so the problem is as well that of the centred ones;
+        # far from centred, what rounding leaves of g_b would come back in g_W times the rows' mean.
+        mean = objective.targets.sum(axis=1) @ objective.codewords
+        centred = replace(objective, codewords=objective.codewords - mean)
+        shift = coef @ mean
+        scores = centred.codewords @ coef.T
+        intercept = solve_intercept(scores, centred.targets, intercept + shift)
+        gradient_coef, gradient_intercept = centred.gradient(coef, intercept)
+        value = centred.value(coef, intercept)
+        bound = float(np.vdot(gradient_coef, gradient_coef)) / (2.0 * centred.l2_strength)
         leftover = float(np.abs(gradient_intercept).sum())
-        bound += leftover * _intercept_distance(objective, intercept, value)
-    return Certificate(intercept, value, bound)
+        bound += leftover * _intercept_distance(centred, intercept, value)
+    return Certificate(intercept - shift, value, bound)
 
 
 def solve_intercept(scores: Array, targets: Array, intercept: Array) -> Array:

@@ -3,19 +3,21 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from probes.backends.answers import non_finite_fit, trivial_fit
 from probes.backends.base import Availability, Problem
-from probes.certificate import certify
+from probes.certificate import Certificate, certify
+from probes.feature_space import FeatureSpace
 from probes.least_squares import solve_least_squares
 from probes.objective import LogisticObjective, mean_squared_error
 from probes.problem import Fit, FitOptions, LeastSquaresProblem, LogisticProblem, Outcome
-from probes.reduction import reduce_problem
-from probes.solver import Limits, Solution
-from probes.spaces import solve
+from probes.reduction import ReducedProblem, reduce_problem
+from probes.solver import Limits, Solution, Space, minimise
+from probes.spaces import carry_over, solve
 
 Array = NDArray[np.float64]
 
@@ -98,28 +100,68 @@ def _fit(problem: LogisticProblem, limits: Limits, begin: float) -> Fit:
     reduced = reduce_problem(problem)
     if not np.isfinite(reduced.codewords).all():
         return non_finite_fit(problem, 0, time.perf_counter() - begin)
-    if len(reduced.codewords) == 1:
-        coef, intercept = np.zeros((reduced.targets.shape[1], reduced.codewords.shape[1])), np.log(reduced.targets[0])
-        outcome: Outcome = "converged"
-        n_iter, estimate = 0, 0.0
-    else:
-        space, solution = solve(reduced, limits)
-        coef, intercept = space.coefficients(solution.unknown)
-        outcome, n_iter, estimate = _outcome(solution), solution.n_iter, solution.gap_estimate
-    coef, intercept = reduced.restore(coef, intercept)
-    certificate = certify(objective, coef, intercept)
-    if not np.isfinite(certificate.objective):
-        return non_finite_fit(problem, n_iter, time.perf_counter() - begin)
+    answer = _shares_alone(objective, reduced) if len(reduced.codewords) == 1 else _solved(objective, reduced, limits)
+    if not np.isfinite(answer.certificate.objective):
+        return non_finite_fit(problem, answer.n_iter, time.perf_counter() - begin)
     return Fit(
-        coef,
-        certificate.intercept,
-        outcome,
-        n_iter,
-        certificate.objective,
+        answer.coef,
+        answer.certificate.intercept,
+        answer.outcome,
+        answer.n_iter,
+        answer.certificate.objective,
         time.perf_counter() - begin,
-        gap_estimate=estimate,
-        gap_bound=certificate.gap_bound,
+        gap_estimate=answer.gap_estimate,
+        gap_bound=answer.certificate.gap_bound,
     )
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """Weights on the original rows with what is known of them; `gap_estimate` is absolute."""
+
+    coef: Array
+    certificate: Certificate
+    outcome: Outcome
+    n_iter: int
+    gap_estimate: float
+
+
+def _shares_alone(objective: LogisticObjective, reduced: ReducedProblem) -> _Answer:
+    """Answer where all frames have one code: the intercept is the log of the classes' shares."""
+    coef, intercept = reduced.restore(np.zeros((reduced.n_classes, reduced.codewords.shape[1])), np.log(reduced.targets[0]))
+    return _Answer(coef, certify(objective, coef, intercept), "converged", 0, 0.0)
+
+
+def _solved(objective: LogisticObjective, reduced: ReducedProblem, limits: Limits) -> _Answer:
+    """Solve and certify; where weights lose the proof that their logits had, go on over features, which are weights.
+
+    Weights are got from logits through the inverse of the codewords' Gram matrix, and two codewords that nearly agree
+    leave it few digits.
+    """
+    space, solution = solve(reduced, limits)
+    answer = _answer(objective, reduced, space, solution, limits)
+    is_proved = answer.certificate.gap_bound <= limits.bound * abs(solution.value)
+    if is_proved or solution.outcome != "converged" or isinstance(space, FeatureSpace):
+        return answer
+    features = FeatureSpace(reduced)
+    left = replace(limits, max_iter=max(limits.max_iter - solution.n_iter, 0))
+    polished = minimise(features, carry_over(solution.unknown, space, features), left)
+    polished = replace(polished, n_iter=solution.n_iter + polished.n_iter)
+    other = _answer(objective, reduced, features, polished, limits)
+    return other if other.certificate.gap_bound < answer.certificate.gap_bound else answer
+
+
+def _answer(
+    objective: LogisticObjective, reduced: ReducedProblem, space: Space, solution: Solution, limits: Limits
+) -> _Answer:
+    coef, intercept = reduced.restore(*space.coefficients(solution.unknown))
+    certificate = certify(objective, coef, intercept)
+    # What rounding has cost between the unknown and the weights is a gap as well.
+    estimate = max(solution.gap_estimate, certificate.objective - solution.value)
+    outcome = _outcome(solution)
+    if outcome == "converged" and estimate > limits.estimate / _MARGIN * abs(solution.value):
+        outcome = "stalled"
+    return _Answer(coef, certificate, outcome, solution.n_iter, estimate)
 
 
 def _outcome(solution: Solution) -> Outcome:

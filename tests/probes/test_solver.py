@@ -346,11 +346,34 @@ class TestHarshProblems:
         X[:, 10:] = X[:, :10] @ np.random.default_rng(0).standard_normal((10, 10))
         self.check(LogisticProblem(X, problem.counts))
 
-    def test_near_duplicate_codewords(self):
+    @pytest.mark.parametrize("distance", 10.0 ** -np.arange(3, 9))
+    def test_near_duplicate_codewords(self, distance):
         problem = logistic_problem(seed=7, n_codes=40, dim=60)
         X = problem.codewords.copy()
-        X[1::2] = X[::2] + 1e-7 * np.random.default_rng(0).standard_normal(X[::2].shape)
+        X[1::2] = X[::2] + distance * np.random.default_rng(0).standard_normal(X[::2].shape)
         self.check(LogisticProblem(X, problem.counts))
+
+    def test_what_the_weights_lose_of_the_logits_is_noticed(self):
+        # Two codewords 1e-6 apart: the logits reach the optimum, the weights made of them by the inverse Gram matrix
+        # do not, and only going on over features gives the proof.
+        rng = np.random.default_rng(5)
+        X = rng.standard_normal((120, 128))
+        X[1] = X[0] + 1e-6 * rng.standard_normal(128)
+        shares = rng.dirichlet(np.full(120, 0.7))[:, None] * rng.dirichlet(np.full(8, 0.3), 120)
+        problem = LogisticProblem(X, rng.poisson(1e5 * shares).astype(float))
+        reduced = reduce_problem(problem)
+        space, solution = solve(reduced, Limits(1e-9, 8e-7, 1000))
+        assert solution.outcome == "converged"
+        coef, intercept = reduced.restore(*space.coefficients(solution.unknown))
+        assert certify(LogisticObjective.of(problem), coef, intercept).gap_bound > 1e-4
+        self.check(problem)
+
+    @pytest.mark.parametrize("offset", [1e2, 1e4])
+    def test_codewords_far_from_the_origin(self, offset):
+        problem = logistic_problem(seed=11, n_codes=40, dim=20, n_frames=100_000)
+        moved = LogisticProblem(problem.codewords + offset, problem.counts)
+        here, there = self.check(problem), self.check(moved)
+        assert there.objective == pytest.approx(here.objective, rel=1e-6)
 
     def test_exact_duplicates_are_one_code(self):
         problem = logistic_problem(seed=8, n_codes=40)
