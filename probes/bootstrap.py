@@ -6,12 +6,10 @@ section 13.3, doi:10.1201/9780429246593). A resampled score is computed from wei
 (`probes.unit_tables`), all resamples at once: weights (n_resamples, n_units) times table (n_units, n_classes).
 """
 
-import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +17,8 @@ from numpy.typing import NDArray
 from featstore.atomic import write_once
 from probes.errors import ProbeFileError
 from probes.files import output_errors
-from probes.resamples import Resamples
+from probes.resamples import BootstrapUnit, Resamples
+from probes.saved_arrays import read_arrays
 from probes.unit_tables import ClassTables, PitchTables
 from schemas.record import Record
 
@@ -31,6 +30,7 @@ _EXACT_FLOAT32 = 1 << 24
 _BLOCK_RESAMPLES, _BLOCK_CLASSES = 256, 128
 # Share of filled cells under which a sparse product is faster.
 _SPARSE = 0.02
+_VALUES = "values/"  # what the names of a file's samples begin with
 
 
 def class_values(resamples: Resamples, tables: ClassTables) -> dict[str, Array]:
@@ -117,9 +117,12 @@ def _ratio(over: Array, under: Array) -> Array:
 
 
 def interval(values: Array) -> tuple[float, float] | None:
-    """Return the middle 95 % of resampled values; None where none is defined. Undefined ones (NaN) are left out."""
+    """Return the middle 95 % of the resampled values that are defined (not NaN); None where fewer than two are.
+
+    One value would be an interval without width, however uncertain the score.
+    """
     defined = values[~np.isnan(values)]
-    if not len(defined):
+    if len(defined) < 2:
         return None
     low, high = np.quantile(defined, _LEVELS)
     return float(low), float(high)
@@ -128,8 +131,9 @@ def interval(values: Array) -> tuple[float, float] | None:
 def interval_fields(resamples: Resamples, values: Mapping[str, Array]) -> Record:
     """Return the record's fields: ``<metric>_low`` and ``<metric>_high``, and over what was resampled.
 
-    Every field is null where the units allow no other sample than the one given (a single one, or one a stratum):
-    an interval without width would claim a certainty that was never measured.
+    Every field is null where the units allow no other sample than the one given (a single one, or one a stratum), and
+    a metric's where fewer than two resamples define it: an interval without width would claim a certainty that was
+    never measured.
     """
     ends = {name: interval(sample) if resamples.can_vary else None for name, sample in values.items()}
     fields: Record = {}
@@ -174,7 +178,7 @@ def resampled_path(results: Path, probe_file: str) -> Path:
 
 def save_resampled(path: Path, resamples: Resamples, values: Mapping[str, Array]) -> None:
     """Write resampled scores as .npz without pickle, whole or not at all; the folder is created where absent."""
-    arrays: dict[str, Any] = {f"values/{metric}": sample.astype(np.float64) for metric, sample in values.items()}
+    arrays: dict[str, Any] = {f"{_VALUES}{metric}": sample.astype(np.float64) for metric, sample in values.items()}
     arrays |= {"unit": resamples.unit, "units_sha256": resamples.units_sha256, "seed": resamples.seed}
     with output_errors(path), write_once(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)
@@ -189,10 +193,28 @@ def read_resampled(path: Path) -> Resampled:
         When the file is absent, damaged, or no such file.
     """
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-            values = {n.removeprefix("values/"): arrays[n] for n in arrays.files if n.startswith("values/")}
-            return Resampled(values, str(arrays["unit"]), str(arrays["units_sha256"]), int(arrays["seed"]))
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        return _resampled(read_arrays(path.read_bytes()))
+    except (OSError, ValueError) as error:
         raise ProbeFileError(
-            f"{path}: no resampled scores to read ({error}); remove its probe's line in records.jsonl and probe again"
+            f"{path}: expected resampled scores, found {error}; remove its probe's line in records.jsonl and probe "
+            "again"
         ) from error
+
+
+def _resampled(arrays: Mapping[str, NDArray[Any]]) -> Resampled:
+    """Check names, shapes and types; a ValueError says what does not fit."""
+    values = {name.removeprefix(_VALUES): array for name, array in arrays.items() if name.startswith(_VALUES)}
+    missing = [name for name in ("unit", "units_sha256", "seed") if name not in arrays]
+    if missing or not values:
+        raise ValueError(f"an .npz file without {', '.join(missing or ['values'])}")
+    for name, array in values.items():
+        if array.dtype != np.float64 or array.ndim != 1:
+            raise ValueError(f"{_VALUES}{name} of type {array.dtype} and shape {array.shape}")
+    if len({len(array) for array in values.values()}) > 1:
+        raise ValueError("values of unequal numbers of resamples")
+    unit, units_sha256, seed = arrays["unit"], arrays["units_sha256"], arrays["seed"]
+    if any(array.ndim for array in (unit, units_sha256, seed)) or units_sha256.dtype.kind != "U":
+        raise ValueError("unit, units_sha256 or seed of another type")
+    if unit.item() not in get_args(BootstrapUnit) or seed.dtype.kind not in "iu" or seed.item() < 0:
+        raise ValueError(f"unit {unit.item()!r} and seed {seed.item()!r}")
+    return Resampled(values, unit.item(), units_sha256.item(), seed.item())

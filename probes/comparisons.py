@@ -23,7 +23,7 @@ from probes.bootstrap import Resampled, interval, read_resampled, resampled_path
 from probes.errors import ProbeFileError
 from probes.files import output_errors
 from probes.representation import REPRESENTATIONS
-from probes.selection import CODEC_ORDER, TASKS, latest_records, place_order
+from probes.selection import CODEC_ORDER, TASKS, latest_records, place_order, settings_of
 from schemas.record import Record
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ COMPARISONS_NAME = "comparisons.csv"
 METRICS = ("accuracy", "macro_f1", "mae_hz", "r2", "utterance_accuracy", "v_information_bits")
 ADJACENT, WITH_FIRST, CODECS = "adjacent layers", "with layer 1", "codecs"
 # Probes that differ in one of these answer different questions.
-_SAME = ("phones", "keep_silence", "standardize", "class_weight", "C", "max_train_frames")
+_SAME = ("eval_by", "phones", "keep_silence", "standardize", "class_weight", "C", "max_train_frames")
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ def write_comparisons(records: Sequence[Record], folder: Path) -> Path | None:
     Parameters
     ----------
     records : sequence of Record
-        In the order of writing; the last of each codec, layer, task and representation is compared.
+        All of the folder, in the order of writing. The last of each codec, layer, task and representation is compared;
+        where it has no resampled scores, those of the same probe from an earlier run are taken.
     folder : Path
         Results folder, whose ``bootstrap/`` holds the resampled scores.
 
@@ -108,8 +109,9 @@ def write_comparisons(records: Sequence[Record], folder: Path) -> Path | None:
 def compare(records: Sequence[Record], folder: Path) -> list[Comparison]:
     """Return every comparison that the resampled scores in `folder` allow, task by task.
 
-    A pair is left out where a probe has no interval, where the two were not scored on the same resamples, or where
-    their settings ask different questions. A damaged file of resampled scores is named in a warning and left out.
+    A pair is left out where a probe has no interval, where the two were not scored on the same resamples of the same
+    utterances, or where their settings, or for layers of one codec their stores, ask different questions. A damaged
+    file of resampled scores is named in a warning and left out.
     """
     probes = _probes(records, Path(folder))
     return [line for what, a, b in _pairs(probes) for line in _compare_pair(what, a, b)]
@@ -117,14 +119,27 @@ def compare(records: Sequence[Record], folder: Path) -> list[Comparison]:
 
 def _probes(records: Sequence[Record], folder: Path) -> list[_Probe]:
     probes = []
-    for record in sorted(latest_records(records), key=_order):
-        if record["n_bootstrap"] is None or record["probe_file"] is None:
-            continue
+    for record in sorted(_resampled_records(records), key=_order):
         try:
             probes.append(_Probe(record, read_resampled(resampled_path(folder, record["probe_file"]))))
         except ProbeFileError as error:
             log.warning("%s; it is not compared with others", error)
     return probes
+
+
+def _resampled_records(records: Sequence[Record]) -> list[Record]:
+    """Return the last record with resampled scores of each probe that `latest_records` shows.
+
+    A later run of the same probe without ``--n-bootstrap`` takes nothing away; one with other settings does.
+    """
+    shown = {_same_probe(record) for record in latest_records(records)}
+    have = [r for r in records if r["n_bootstrap"] is not None and r["probe_file"] is not None]
+    return latest_records(record for record in have if _same_probe(record) in shown)
+
+
+def _same_probe(record: Record) -> tuple[object, ...]:
+    place = tuple(record[name] for name in ("codec", "layer", "task", "representation", "seed"))
+    return place + settings_of(record)
 
 
 def _order(record: Record) -> tuple[int, int, int, str, int]:
@@ -150,7 +165,9 @@ def _pairs(probes: Iterable[_Probe]) -> Iterator[tuple[str, _Probe, _Probe]]:
 
 
 def _compare_pair(what: str, a: _Probe, b: _Probe) -> Iterator[Comparison]:
-    if any(a.record[name] != b.record[name] for name in _SAME):
+    # Codecs may come from stores of their own; layers of one codec that do were made by different builds.
+    same = _SAME if what == CODECS else (*_SAME, "content_digest")
+    if any(a.record[name] != b.record[name] for name in same):
         return
     for metric in METRICS:
         if None in (a.record[metric], b.record[metric]) or not a.resampled.pairs_with(b.resampled, metric):

@@ -9,7 +9,6 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from featstore.atomic import write_once
 from probes.errors import ProbeFileError
 from probes.objective import softmax
+from probes.saved_arrays import read_arrays
 
 Array = NDArray[np.float64]
 
@@ -65,7 +65,7 @@ class FittedProbe:
         return softmax(self.scores(X))[0]
 
 
-def save_probe(path: Path, probe: FittedProbe) -> Path:
+def save_probe(path: Path | str, probe: FittedProbe) -> Path:
     """Write ``<name>.npz`` and ``<name>.json``, each under a temporary name first, the JSON last.
 
     Returns
@@ -104,7 +104,7 @@ def save_probe(path: Path, probe: FittedProbe) -> Path:
     return description
 
 
-def read_probe(path: Path) -> FittedProbe:
+def read_probe(path: Path | str) -> FittedProbe:
     """Read what `save_probe` wrote; `path` is either file, or their common name.
 
     Raises
@@ -125,7 +125,7 @@ def read_probe(path: Path) -> FittedProbe:
     return probe
 
 
-def load_probe(path: Path) -> Any:
+def load_probe(path: Path | str) -> Any:
     """Read a probe as a fitted ``Pipeline(StandardScaler, LogisticRegression | LinearRegression)``.
 
     Its ``predict`` and ``predict_proba`` take raw embedding rows. Two classes get the single row that scikit-learn
@@ -181,8 +181,9 @@ def _plain(classes: NDArray[Any]) -> NDArray[Any]:
     return plain.astype(np.str_) if plain.dtype == object else plain
 
 
-def _pair(path: Path) -> tuple[Path, Path]:
+def _pair(path: Path | str) -> tuple[Path, Path]:
     """Return the .npz and the .json file of a probe called by either, or by their common name."""
+    path = Path(path)
     name = path.name.removesuffix(".npz").removesuffix(".json")
     return path.with_name(name + ".npz"), path.with_name(name + ".json")
 
@@ -213,10 +214,9 @@ def _read_arrays(path: Path, sha256: str) -> dict[str, NDArray[Any]]:
     if hashlib.sha256(data).hexdigest() != sha256:
         raise ProbeFileError(f"{path}: its SHA-256 is not the one its JSON file names; fit the probe again")
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (ValueError, BadZipFile) as error:
-        raise ProbeFileError(f"{path}: cannot be read as arrays ({error}); fit the probe again") from error
+        return read_arrays(data)
+    except ValueError as error:
+        raise ProbeFileError(f"{path}: expected a probe's arrays, found {error}; fit the probe again") from error
 
 
 def _check_shapes(probe: FittedProbe, path: Path) -> None:

@@ -221,9 +221,9 @@ def _uncertainty(records: Iterable[Record], folder: Path) -> list[str]:
     if (folder / COMPARISONS_NAME).is_file():
         parts.append(
             f"[{COMPARISONS_NAME}]({COMPARISONS_NAME}) holds the paired differences, b minus a, between adjacent "
-            "layers, with layer 1, and between codecs at the same layer. Both sides are scored on the same resamples, "
-            "so a difference can be certain where two intervals overlap. Its p-values are two-sided and not corrected "
-            "for the number of comparisons."
+            "layers, with layer 1, and between codecs at the same layer, of all probes of this folder. Both sides are "
+            "scored on the same resamples of the same utterances, so a difference can be certain where two intervals "
+            "overlap. Its p-values are two-sided and not corrected for the number of comparisons."
         )
     return ["## Uncertainty", *parts]
 

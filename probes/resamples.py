@@ -6,7 +6,8 @@ doi:10.1017/CBO9780511802843) or utterances. The speaker task, whose classes are
 each speaker, so that every class stays (stratified; section 3.2 there).
 
 The draws depend on the seed and on the names of the units alone, not on their order in a store: probes of all layers
-and codecs over the same utterances are scored on the same resamples, and their scores can be subtracted as pairs.
+and codecs over the same utterances are scored on the same resamples, and their scores can be subtracted as pairs. Equal
+draws are not enough for that: the same speakers may stand for other utterances, so `units_sha256` covers these too.
 """
 
 import hashlib
@@ -44,8 +45,8 @@ class Resamples:
     seed : int
         As given.
     units_sha256 : str
-        Of the units' names, their strata and what they are. Two `Resamples` of equal hash, seed and number are the
-        same draws.
+        Of what the units are and of every utterance with its speaker, in any order. Two `Resamples` of equal hash,
+        seed and number are the same draws of the same utterances.
     """
 
     unit: BootstrapUnit
@@ -126,15 +127,16 @@ def _draw(
     if unit == "utterance within speaker":
         strata, stratum_of_utterance = _numbered(speakers)
         stratum_of_unit[unit_of_utterance] = stratum_of_utterance
-    digest = _sha256([unit, names, [strata[stratum] for stratum in stratum_of_unit] if strata else []])
-    entropy = [seed, *(int(digest[i : i + 8], 16) for i in range(0, 64, 8))]
+    of_names = _sha256([unit, names, [strata[stratum] for stratum in stratum_of_unit] if strata else []])
+    entropy = [seed, *(int(of_names[i : i + 8], 16) for i in range(0, 64, 8))]
     weights = _draw_weights(stratum_of_unit, n_resamples, np.random.default_rng(entropy))
     # Drawn in the order of names; kept in the order of appearance, in which a unit's frames are neighbours.
     appearance = np.array(list(dict.fromkeys(unit_of_utterance.tolist())), dtype=np.int64)
     weights = weights[:, appearance]
     weights.setflags(write=False)
+    units_sha256 = _sha256([unit, sorted(zip(utterances, speakers, strict=True))])
     return Resamples(
-        unit, np.argsort(appearance)[unit_of_utterance], stratum_of_unit[appearance], weights, seed, digest
+        unit, np.argsort(appearance)[unit_of_utterance], stratum_of_unit[appearance], weights, seed, units_sha256
     )
 
 

@@ -4,11 +4,11 @@ A probe sees the frames only through these tables, so they replace the frames: f
 whatever the number of frames. Tables of several stores, shards or machines add up; `probes.counting` makes them.
 """
 
-import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from featstore.atomic import write_once
 from probes.errors import ProbeError
 from probes.files import output_errors
+from probes.saved_arrays import read_arrays
 
 FORMAT = "rvqprobe-statistics"
 FORMAT_VERSION = "1.0"
-_TABLES = ("phoneme", "speaker", "pitch")
+_TABLES = {"phoneme": np.int64, "speaker": np.int64, "pitch": np.float64}
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,9 @@ class Statistics:
         pitch = self.pitch + other.pitch
         return Statistics(self.codec, self.layers, phonemes, speakers, self.codebooks_sha256, phoneme, speaker, pitch)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write everything to one compressed .npz file, whole or not at all."""
+        path = Path(path)
         about = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -116,25 +118,76 @@ class Statistics:
             np.savez_compressed(file, allow_pickle=False, about=np.array(json.dumps(about)), **tables)
 
     @classmethod
-    def load(cls, path: Path) -> "Statistics":
+    def load(cls, path: Path | str) -> "Statistics":
         """Read what `save` wrote.
 
         Raises
         ------
         ProbeError
-            When the file is missing, of another format or version, or damaged.
+            When the file is missing, damaged, of another format or version, or its tables do not fit its names.
         """
         try:
-            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-                about = json.loads(str(arrays["about"]))
-                tables = {name: arrays[name] for name in _TABLES}
-        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
-            raise ProbeError(f"{path}: expected saved statistics, found {error}; count the store again") from error
-        if about.get("format") != FORMAT or str(about.get("format_version")).split(".")[0] != "1":
-            found = f"{about.get('format')} {about.get('format_version')}"
-            raise ProbeError(f"{path}: expected {FORMAT} {FORMAT_VERSION}, found {found}; count the store again")
-        layers, phonemes, speakers = (tuple(about[name]) for name in ("layers", "phonemes", "speakers"))
-        return cls(about["codec"], layers, phonemes, speakers, about["codebooks_sha256"], **tables)
+            arrays = read_arrays(Path(path).read_bytes())
+            about = _about(arrays)
+            layers, phonemes, speakers = (tuple(about[name]) for name in ("layers", "phonemes", "speakers"))
+            found = cls(about["codec"], layers, phonemes, speakers, about["codebooks_sha256"], *_tables(arrays))
+            _check_tables(found)
+        except (OSError, ValueError) as error:
+            raise ProbeError(
+                f"{path}: expected {FORMAT} {FORMAT_VERSION}, found {error}; count the store again"
+            ) from error
+        return found
+
+
+def _about(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """Return what a file says of its tables; a ValueError tells what is wrong with it."""
+    try:
+        about = json.loads(str(arrays["about"])) if "about" in arrays else None
+    except RecursionError as error:
+        raise ValueError("JSON that is nested too deeply") from error
+    if not isinstance(about, dict):
+        raise ValueError("an .npz file that does not say what it is")
+    if about.get("format") != FORMAT or str(about.get("format_version")).split(".")[0] != "1":
+        raise ValueError(f"{about.get('format')} {about.get('format_version')}")
+    for name in ("codec", "codebooks_sha256"):
+        if not isinstance(about.get(name), str):
+            raise ValueError(f"{name} {about.get(name)!r}")
+    for name, kind in (("layers", int), ("phonemes", str), ("speakers", str)):
+        values = about.get(name)
+        if not isinstance(values, list) or any(type(value) is not kind for value in values):
+            raise ValueError(f"{name} that are no list of {kind.__name__}")
+        if len(set(values)) < len(values):
+            raise ValueError(f"{name} named twice")
+    if min(about["layers"], default=0) < 1:
+        raise ValueError(f"layers {about['layers']}, which count from 1")
+    return about
+
+
+def _tables(arrays: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    """Return the tables in the order of `Statistics`; a ValueError tells what none can hold."""
+    missing = [name for name in _TABLES if name not in arrays]
+    if missing:
+        raise ValueError(f"no table {', '.join(missing)}")
+    for name, dtype in _TABLES.items():
+        if arrays[name].dtype != dtype:
+            raise ValueError(f"table {name} of {arrays[name].dtype}, not {np.dtype(dtype)}")
+        if not (np.isfinite(arrays[name]) & (arrays[name] >= 0)).all():
+            raise ValueError(f"table {name} with negative or undefined entries")
+    return [arrays[name] for name in _TABLES]
+
+
+def _check_tables(statistics: Statistics) -> None:
+    """Check the tables' shapes against the names and layers; a ValueError tells the first that does not fit."""
+    n_layers, n_codewords = len(statistics.layers), statistics.pitch.shape[-1] if statistics.pitch.ndim else 0
+    shapes = {
+        "phoneme": (2, n_layers, len(statistics.phonemes), n_codewords),
+        "speaker": (2, n_layers, len(statistics.speakers), n_codewords),
+        "pitch": (2, 3, n_layers, n_codewords),
+    }
+    for name, shape in shapes.items():
+        found = getattr(statistics, name).shape
+        if found != shape:
+            raise ValueError(f"table {name} of shape {found} where its names and layers make {shape}")
 
 
 def _add_by_name(

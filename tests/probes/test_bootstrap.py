@@ -23,6 +23,7 @@ from probes.metrics import absolute_error_sum, score_classification
 from probes.resamples import draw_resamples
 from probes.unit_tables import class_tables, pitch_tables, utterance_sums
 from schemas.record import check_record
+from tests.support.command_line import run
 from tests.support.records import make_record
 
 TASK_AND_SPEAKERS = [("speaker", 4), ("phoneme", 12), ("phoneme", 4), ("pitch", 12), ("pitch", 4)]
@@ -183,6 +184,36 @@ def test_draws_depend_on_names_and_seed_but_not_on_the_order_in_the_store(task, 
     assert (reseeded.weights != one.weights).any()
     renamed = draw_resamples(task, [f"x{name}" for name in names], [f"x{name}" for name in speakers], 30, seed=7)
     assert renamed.units_sha256 != one.units_sha256
+
+
+@pytest.mark.parametrize(("task", "n_speakers"), TASK_AND_SPEAKERS)
+def test_units_tell_utterances_and_their_speakers_apart(task, n_speakers):
+    """Equal speaker names are not enough: what is scored are utterances."""
+    names, speakers, _ = utterances_of(np.random.default_rng(5), n_speakers, 40)
+    one = draw_resamples(task, names, speakers, 30)
+    others = {
+        "other utterances": ([f"x{name}" for name in names], speakers),
+        "one utterance less": (names[:-1], speakers[:-1]),
+        "speakers swapped": (names, speakers[::-1]),
+    }
+    hashes = {name: draw_resamples(task, *given, 30).units_sha256 for name, given in others.items()}
+    assert len({one.units_sha256, *hashes.values()}) == 4
+
+
+def test_draws_of_speakers_do_not_hang_on_their_utterances():
+    names, speakers, _ = utterances_of(np.random.default_rng(5), 12, 40)
+    one = draw_resamples("phoneme", names, speakers, 30)
+    other = draw_resamples("phoneme", [f"x{name}" for name in names], speakers, 30)
+    np.testing.assert_array_equal(one.weights, other.weights)
+
+
+def test_draws_stay_what_they_were():
+    """Pinned: another draw moves every interval that was ever written."""
+    speakers = [f"s{index:02d}" for index in range(12)]
+    assert draw_resamples("phoneme", speakers, speakers, 2, seed=3).weights.tolist() == [
+        [1, 0, 0, 1, 0, 0, 1, 3, 2, 2, 0, 2],
+        [0, 1, 3, 0, 2, 0, 0, 2, 0, 1, 1, 2],
+    ]
 
 
 def test_phoneme_and_pitch_of_the_same_utterances_are_scored_on_the_same_draws():
@@ -378,6 +409,24 @@ def test_the_interval_is_the_middle_95_per_cent():
     assert interval(np.full(3, np.nan)) is None
 
 
+def test_one_resample_makes_no_interval():
+    """Its two ends would be one number, which claims a certainty that was never measured."""
+    assert interval(np.array([0.5])) is None
+    assert interval(np.array([np.nan, 0.5, np.nan])) is None
+    assert interval(np.array([0.4, 0.6])) == pytest.approx((0.405, 0.595))
+    names, speakers, offsets = utterances_of(np.random.default_rng(2), 12, 40)
+    labels = np.random.default_rng(3).integers(0, 5, offsets[-1])
+    resamples = draw_resamples("phoneme", names, speakers, 1)
+    values = class_values(resamples, class_tables(resamples, offsets, labels, labels, 5))
+    assert set(interval_fields(resamples, values).values()) == {None}
+
+
+def test_the_command_line_refuses_a_single_resample(tmp_path):
+    ended = run("probe", tmp_path / "s.h5", "--output", tmp_path / "out", "--n-bootstrap", "1")
+    assert "'--n-bootstrap': expected 0 for no intervals or at least 2 resamples, found 1" in ended.usage_error
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("task", ["phoneme", "speaker"])
 def test_fields_are_those_of_the_record(task):
     names, speakers, offsets = utterances_of(np.random.default_rng(2), 12, 40)
@@ -409,16 +458,69 @@ def test_resampled_scores_come_back_equal(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 torn", b"text"])
+@pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 torn", b"text", b"\x93NUMPY\x01\x00"])
 def test_a_damaged_file_of_resampled_scores_is_a_clear_error(tmp_path, content):
     path = tmp_path / "x.npz"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(ProbeFileError, match=r"x\.npz: no resampled scores to read .*probe again"):
+    with pytest.raises(ProbeFileError, match=r"x\.npz: expected resampled scores, found .*probe again"):
         read_resampled(path)
 
 
-def test_a_file_of_other_arrays_is_refused(tmp_path):
-    np.savez(tmp_path / "x.npz", a=np.zeros(3))
-    with pytest.raises(ProbeFileError, match="no resampled scores"):
+@pytest.mark.parametrize(("first", "flip"), [(0, 0xFF), (1, 0x01), (2, 0x06)])
+def test_a_flipped_byte_of_resampled_scores_is_refused_or_harmless(tmp_path, first, flip):
+    """Every third byte in turn; what loads (a time stamp has changed, say) is what was saved."""
+    resamples = draw_resamples("phoneme", ["a", "b"], ["s", "t"], 9)
+    values = {"accuracy": np.linspace(0.1, 0.9, 9), "macro_f1": np.linspace(0.2, 0.8, 9)}
+    path = tmp_path / "x.npz"
+    save_resampled(path, resamples, values)
+    whole = path.read_bytes()
+    expected = read_resampled(path)
+    n_refused = 0
+    for place in range(first, len(whole), 3):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ flip]) + whole[place + 1 :])
+        try:
+            found = read_resampled(path)
+        except ProbeFileError:
+            n_refused += 1
+            continue
+        assert (found.unit, found.units_sha256, found.seed) == (expected.unit, expected.units_sha256, expected.seed)
+        assert list(found.values) == list(values)
+        for name, sample in values.items():
+            np.testing.assert_array_equal(found.values[name], sample)
+    assert len(whole) // 6 < n_refused < len(whole) // 3
+
+
+GOOD = {"values/accuracy": np.zeros(3), "unit": "speaker", "units_sha256": "ab" * 32, "seed": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"values/accuracy": None}, "an .npz file without values"),
+        ({"unit": None, "seed": None}, "an .npz file without unit, seed"),
+        ({"values/accuracy": np.zeros((3, 1))}, r"values/accuracy of type float64 and shape \(3, 1\)"),
+        ({"values/accuracy": np.zeros(3, int)}, r"values/accuracy of type int64 and shape \(3,\)"),
+        ({"values/accuracy": np.array(["0.5"] * 3)}, r"values/accuracy of type <U3 and shape \(3,\)"),
+        ({"values/macro_f1": np.zeros(4)}, "values of unequal numbers of resamples"),
+        ({"unit": "frame"}, "unit 'frame' and seed 1"),
+        ({"unit": ["speaker"]}, "unit, units_sha256 or seed of another type"),
+        ({"units_sha256": 7}, "unit, units_sha256 or seed of another type"),
+        ({"seed": -1}, "unit 'speaker' and seed -1"),
+        ({"seed": "1"}, "unit 'speaker' and seed '1'"),
+        ({"seed": None, "seed.txt": "1"}, "an .npz file without seed"),
+    ],
+)
+def test_a_file_of_other_arrays_is_refused(tmp_path, changes, says):
+    path = tmp_path / "x.npz"
+    np.savez(path, **GOOD)
+    assert read_resampled(path).seed == 1
+    np.savez(path, **{name: array for name, array in (GOOD | changes).items() if array is not None})
+    with pytest.raises(ProbeFileError, match=f"x.npz: expected resampled scores, found {says}; remove .* probe again"):
+        read_resampled(path)
+
+
+def test_pickled_objects_are_not_read(tmp_path):
+    np.savez(tmp_path / "x.npz", **GOOD | {"unit": np.array(["speaker"], dtype=object)})
+    with pytest.raises(ProbeFileError, match="found no whole .npz file .*allow_pickle=False"):
         read_resampled(tmp_path / "x.npz")

@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from probes.bootstrap import class_values, interval, interval_fields, resampled_
 from probes.comparisons import COMPARISONS_NAME, compare, p_value, write_comparisons
 from probes.resamples import draw_resamples
 from probes.unit_tables import class_tables
+from tests.support.command_line import run_well
 from tests.support.records import make_record
+from tests.support.stores import StoreRecipe, write_store
 
 N_UTTERANCES, N_FRAMES = 60, 25
 OFFSETS = np.arange(0, N_UTTERANCES * N_FRAMES + 1, N_FRAMES)
@@ -109,6 +112,9 @@ def test_p_values_of_equal_probes_are_small_as_often_as_they_say():
         {"n": 300},
         {"seed": 1},
         {"names": [f"x{index:02d}" for index in range(N_UTTERANCES)], "task": "speaker"},
+        {"names": [f"x{index:02d}" for index in range(N_UTTERANCES)]},  # of the same speakers, who are drawn
+        {"content_digest": "ef" * 32},
+        {"eval_by": "speaker"},
         {"phones": "arpabet39"},
         {"class_weight": "none"},
         {"standardize": False},
@@ -124,6 +130,18 @@ def test_what_cannot_be_paired_is_left_out(tmp_path, unlike):
     score = {} if "accuracy" not in unlike else unlike
     other = record_of(tmp_path, "encodec", 2, **({"accuracy": 0.4} | {k: v for k, v in unlike.items() if not score}))
     assert compare([records[0], other | score], tmp_path) == []
+
+
+@pytest.mark.parametrize(("unlike", "n"), [({}, 2), ({"content_digest": "ef" * 32}, 2), ({"eval_by": "speaker"}, 0)])
+def test_codecs_may_come_from_stores_of_their_own(tmp_path, unlike, n):
+    records = [record_of(tmp_path, "encodec", 1, 0.5), record_of(tmp_path, "melrvq", 1, 0.4, **unlike)]
+    assert len(compare(records, tmp_path)) == n
+
+
+def test_codecs_scored_on_other_utterances_of_the_same_speakers_are_not_compared(tmp_path):
+    others = [f"x{index:02d}" for index in range(N_UTTERANCES)]
+    records = [record_of(tmp_path, "encodec", 1, 0.5), record_of(tmp_path, "melrvq", 1, 0.4, names=others)]
+    assert compare(records, tmp_path) == []
 
 
 def test_the_last_record_of_a_place_is_compared(tmp_path):
@@ -164,13 +182,21 @@ def test_without_pairs_there_is_no_file_and_no_stale_one(tmp_path):
     assert write_comparisons([], tmp_path) is None
 
 
-@pytest.mark.parametrize("content", [None, b"torn"])
-def test_a_damaged_file_costs_its_own_comparisons_and_says_so(tmp_path, caplog, content):
+def no_block(content):
+    """Change the first byte of the compressed scores to a block type that DEFLATE lacks: zlib raises its own error."""
+    name = content.index(b"values/accuracy.npy")  # of the first local header, which ends with it and an extra field
+    start = name + len("values/accuracy.npy") + int.from_bytes(content[name - 2 : name], "little")
+    return content[:start] + b"\x07" + content[start + 1 :]
+
+
+@pytest.mark.parametrize("damage", [None, lambda content: b"torn", no_block])
+def test_a_damaged_file_costs_its_own_comparisons_and_says_so(tmp_path, caplog, damage):
     records = [record_of(tmp_path, "encodec", layer, 0.5) for layer in (1, 2, 3)]
     path = resampled_path(tmp_path, records[2]["probe_file"])
+    content = path.read_bytes()
     path.unlink()
-    if content is not None:
-        path.write_bytes(content)
+    if damage is not None:
+        path.write_bytes(damage(content))
     with caplog.at_level(logging.WARNING):
         assert {line.layer_b for line in compare(records, tmp_path)} == {2}
     assert len(caplog.messages) == 1
@@ -189,3 +215,65 @@ def test_an_undefined_resample_is_left_out_of_the_pair(tmp_path):
     assert line.n_resamples == 380
     assert (line.low, line.high) == pytest.approx((1.0, 1.0))
     assert interval(np.full(3, np.nan)) is None
+
+
+# --- of the whole folder
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory):
+    """A small store and a folder with all of its probes, resampled; tests must not change it."""
+    folder = tmp_path_factory.mktemp("studied")
+    store = write_store(folder / "store.h5", StoreRecipe(n_utterances=24))
+    run_well("probe", store, "--output", folder / "out", "--n-bootstrap", "20", "--backend", "sklearn", "--quiet")
+    return store, folder / "out"
+
+
+@pytest.mark.parametrize("resampled", [["--n-bootstrap", "20"], []])
+def test_a_later_run_of_one_probe_keeps_the_comparisons_of_the_folder(studied, tmp_path, resampled):
+    """With resamples it is found as recorded; without, it is the same probe, whose resampled scores are still there."""
+    store, before = studied
+    folder = tmp_path / "out"
+    shutil.copytree(before, folder)
+    expected = (folder / COMPARISONS_NAME).read_bytes()
+    assert expected.count(b"\n") > 36
+    part = ["--layer", "1", "--task", "pitch", "--backend", "sklearn", "--quiet"]
+    ended = run_well("probe", store, "--output", folder, *part, *resampled)
+    assert (folder / COMPARISONS_NAME).read_bytes() == expected
+    assert f"paired comparisons: {folder / COMPARISONS_NAME}" in ended.stdout
+
+
+def test_a_later_run_with_other_settings_takes_its_own_comparisons_only(studied, tmp_path):
+    store, before = studied
+    folder = tmp_path / "out"
+    shutil.copytree(before, folder)
+    rows = rows_of(folder)
+    part = ["--codec", "alpha", "--layer", "1", "--task", "pitch", "--no-standardize", "--backend", "sklearn"]
+    run_well("probe", store, "--output", folder, *part, "--quiet")
+
+    def concerned(row):
+        places = [(row[f"codec_{side}"], row[f"layer_{side}"]) for side in "ab"]
+        return row["task"] == "pitch" and ("alpha", "1") in places
+
+    assert rows_of(folder) == [row for row in rows if not concerned(row)]
+    assert any(concerned(row) for row in rows)
+    # What was asked for last counts, though the other record was written later.
+    run_well("probe", store, "--output", folder, "--n-bootstrap", "20", "--backend", "sklearn", "--quiet")
+    assert rows_of(folder) == rows
+
+
+def rows_of(folder):
+    with (folder / COMPARISONS_NAME).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_report_of_a_folder_with_a_damaged_byte_warns_and_goes_on(studied, tmp_path):
+    _, before = studied
+    folder = tmp_path / "out"
+    shutil.copytree(before, folder)
+    path = sorted((folder / "bootstrap").glob("alpha-layer01-phoneme-*.npz"))[0]
+    path.write_bytes(no_block(path.read_bytes()))
+    ended = run_well("report", folder)
+    assert path.name in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+    assert (folder / "report.md").is_file()
