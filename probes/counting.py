@@ -1,11 +1,12 @@
 """Count a codec's frames in one streaming pass over its codes and labels.
 
-Memory is that of the tables and one block of frames, whatever the store's size. Spans of frames can be counted apart
-(by processes, Slurm tasks or machines) and added.
+Memory is that of the tables, a number or two an utterance, and one block of frames, however many there are; evaluation
+frames that are to be kept go to disk as they pass. Spans of frames can be counted apart (by processes, Slurm tasks or
+machines) and added.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -17,8 +18,6 @@ from probes.spool import Spool
 from probes.statistics import Statistics
 from probes.tally import Tally
 from schemas.store import EVAL
-
-Progress = Callable[[int, int], None]
 
 # Large enough that adding the tables' temporaries costs little a frame; larger ones only take more memory.
 _BLOCK_FRAMES = 1 << 19
@@ -39,7 +38,6 @@ def count_frames(
     layers: Sequence[int] = (),
     split: NDArray[np.int8] | None = None,
     span: tuple[int, int] | None = None,
-    progress: Progress | None = None,
     spool: Spool | None = None,
 ) -> Statistics:
     """Count a codec's frames.
@@ -54,15 +52,14 @@ def count_frames(
         Part of each utterance: 0 train, 1 evaluation, -1 neither. None: the store's own.
     span : (start, stop) or None
         Frames to count; None means all.
-    progress : callable (n_done, n_total) or None
-        Called after each block, in frames.
     spool : Spool or None
-        Keeps the evaluation frames as they pass.
+        Of the same layers; keeps the evaluation frames as they pass.
 
     Raises
     ------
     ProbeError
-        When a code or label is outside its codebook or vocabulary, or F0 is infinite or not positive.
+        When a code or label is outside its codebook or vocabulary, a frame's speaker is not that of its utterance, or
+        F0 is infinite or not positive.
     """
     chosen = tuple(sorted(set(layers))) or tuple(range(1, frames.n_layers + 1))
     phonemes, speakers = (tuple(frames.store.strings(f"vocab/{name}")) for name in ("phonemes", "speakers"))
@@ -70,11 +67,12 @@ def count_frames(
     phoneme = np.zeros((2, shape[0], len(phonemes), shape[1]), dtype=np.int64)
     speaker = np.zeros((2, shape[0], len(speakers), shape[1]), dtype=np.int64)
     pitch = np.zeros((2, 3, *shape))
-    first, last = span or (0, frames.n_frames)
-    for start, stop in _blocks(first, last):
+    speaker_of_utterance = frames.store.numbers("utterances/speaker")
+    for start, stop in _blocks(*(span or (0, frames.n_frames))):
         codes, part = _codes(frames, chosen, start, stop), _parts(frames, split, start, stop)
         labels = [frames.labels(name, start, stop) for name in ("phoneme", "speaker", "f0")]
         _check(frames, codes, labels, len(phonemes), len(speakers))
+        _check_speakers(frames, labels[1], speaker_of_utterance, start, stop)
         if part.min(initial=0) < 0:
             taken = part >= 0
             codes, part, labels = codes[:, taken], part[taken], [track[taken] for track in labels]
@@ -85,8 +83,6 @@ def count_frames(
         if spool is not None:
             held_out = part == EVAL
             spool.add(codes[:, held_out], [track[held_out] for track in labels])
-        if progress is not None:
-            progress(stop - first, last - first)
     sha256 = hashlib.sha256(np.ascontiguousarray(frames.codebooks, dtype="<f4").tobytes()).hexdigest()
     return Statistics(frames.name, chosen, phonemes, speakers, sha256, phoneme, speaker, pitch)
 
@@ -180,6 +176,19 @@ def _check(
         raise ProbeError(
             f"{frames.store.path}:/codecs/{frames.name}/labels/f0: expected positive Hz or NaN, found "
             f"{lowest} to {highest}; the store is damaged, rebuild it"
+        )
+
+
+def _check_speakers(
+    frames: Frames, labels: NDArray[np.generic], speaker_of_utterance: NDArray[np.integer], start: int, stop: int
+) -> None:
+    expected = frames.of_frames(speaker_of_utterance, start, stop)
+    if not np.array_equal(labels, expected):
+        place = int((labels != expected).argmax())
+        raise ProbeError(
+            f"{frames.store.path}:/codecs/{frames.name}/labels/speaker: expected {expected[place]} in frame "
+            f"{start + place}, the speaker of its utterance in /utterances/speaker, found {labels[place]}; the store "
+            "is damaged, rebuild it"
         )
 
 

@@ -23,17 +23,20 @@ from probes.counting import count_frames
 from probes.errors import BackendError
 from probes.estimator import FittedProbe, save_probe
 from probes.evaluation import EvaluationFrames
+from probes.frame_labels import held_out_blocks, held_out_per_class, of_class, voiced
 from probes.held_out import evaluation_split
 from probes.latents import ask_latents
 from probes.options import ProbeOptions
 from probes.problem import Fit
-from probes.questions import NotApplicable, class_question, pitch_question
+from probes.questions import NotApplicable, class_question, pitch_question, task_classes
 from probes.representation import place_text
 from probes.spool import Spool, SpooledTracks
 from probes.stacked.question import stacked_question
+from probes.stacked.training import FrameSample
 from probes.statistics import LayerTables, Statistics
 from probes.tasks import Task
 from schemas.record import Record, empty_record
+from schemas.store import EVAL
 
 # What a saved probe says of itself.
 _DESCRIBED = (
@@ -93,6 +96,8 @@ class Prober:
         self._backend, self._fallback = backend_called(backend), fallback
         self._open = ExitStack()
         self._stores: dict[Path, Store] = {}
+        self._codecs: dict[tuple[Path, str], Frames] = {}  # which keep the codebooks they have read
+        self._counts: dict[tuple[Path, str, Task], Record] = {}
         self._evaluation: tuple[tuple[Path, str], EvaluationFrames] | None = None
         self._codes: tuple[tuple[Path, str, int], NDArray[np.uint16]] | None = None
 
@@ -111,10 +116,9 @@ class Prober:
         self, store: Path, codec: str, layers: tuple[int, ...], span: tuple[int, int], folder: Path
     ) -> Statistics:
         """Count a span of a codec's frames, and keep its evaluation frames in `folder`."""
-        frames, spool = self._frames(store, codec), Spool(folder)
-        counted = count_frames(frames, layers, self._split(frames), span, spool=spool)
-        spool.save()
-        return counted
+        frames = self._frames(store, codec)
+        with Spool(folder, layers) as spool:
+            return count_frames(frames, layers, self._split(frames), span, spool)
 
     def probe(self, job: Job, tables: LayerTables | None, spooled: SpooledTracks) -> Record:
         """Fit, score and save one probe; return its record. Only codeword probes need `tables`, of their layer."""
@@ -123,14 +127,14 @@ class Prober:
         try:
             asked = self._ask(job, frames, tables)
         except NotApplicable as reason:
-            return record | {"outcome": "not_applicable", "reason": str(reason)}
+            return record | self._frame_counts(job, frames) | {"outcome": "not_applicable", "reason": str(reason)}
         used, fallback = self._backend_for(job, asked)
         fit = asked.fit(used, self._options.fit)
         record |= _fit_fields(fit)
         record |= {"backend_used": used.name, "fallback_reason": fallback, "versions": _versions(used)}
         record["n_threads"] = asked.n_threads(used)
         if fit.outcome == "non_finite":
-            return record | {"reason": "the fit met numbers that are not finite"}
+            return record | self._frame_counts(job, frames) | {"reason": "the fit met numbers that are not finite"}
         scores = asked.scores(fit, self._evaluation_of(job, frames, spooled), self._options.scoring)
         record |= scores.fields
         record["probe_file"] = _save(job, asked, fit, record, self._output)
@@ -145,6 +149,12 @@ class Prober:
             raise NotApplicable("speaker cannot be asked of unseen speakers; use --eval-by utterance")
         representation, sample = options.representation, (options.max_train_frames, options.seed)
         split = self._split(frames)
+        if split is not None and not (split == EVAL).any():
+            n_speakers = len(np.unique(frames.store.numbers("utterances/speaker")))
+            raise NotApplicable(
+                f"{job.task} of unseen speakers needs at least two speakers, found {n_speakers}; "
+                "use --eval-by utterance"
+            )
         if representation == "latent":
             return ask_latents(frames, job.task, settings, split, *sample)
         assert job.layer is not None
@@ -160,7 +170,16 @@ class Prober:
     def _frames(self, store: Path, codec: str) -> Frames:
         if store not in self._stores:
             self._stores[store] = self._open.enter_context(Store(store))
-        return self._stores[store][codec]
+        if (store, codec) not in self._codecs:
+            self._codecs[store, codec] = self._stores[store][codec]
+        return self._codecs[store, codec]
+
+    def _frame_counts(self, job: Job, frames: Frames) -> Record:
+        """Return how many frames a probe without scores is about; a codec's layers have them in common."""
+        place = (job.store, job.codec, job.task)
+        if place not in self._counts:
+            self._counts[place] = _frame_counts(frames, job.task, self._options, self._split(frames))
+        return self._counts[place]
 
     def _evaluation_of(self, job: Job, frames: Frames, spooled: SpooledTracks) -> EvaluationFrames:
         place = (job.store, job.codec)
@@ -225,6 +244,21 @@ class Prober:
             "device": self._backend.availability().device,
             "versions": _versions(self._backend),
         }
+
+
+def _frame_counts(frames: Frames, task: Task, options: ProbeOptions, split: NDArray[np.int8] | None) -> Record:
+    """Count a task's training frames, or their sample, and its evaluation frames of seen and of unseen classes."""
+    sample = partial(FrameSample, frames, split=split, max_frames=options.max_train_frames, seed=options.seed)
+    if task == "pitch":
+        n_eval = sum(int(taken.sum()) for _, taken in held_out_blocks(frames, "f0", voiced, split))
+        return {"n_train": sample("f0", voiced).n_frames, "n_eval": n_eval, "n_unseen": 0}
+    classes = task_classes(frames, task, options.settings)
+    held_out = held_out_per_class(frames, task, classes, split)
+    n_train = np.zeros_like(held_out)
+    for _, _, _, values in sample(task, partial(of_class, classes)).blocks():
+        n_train += np.bincount(values, minlength=len(n_train))
+    seen = n_train > 0
+    return {"n_train": int(n_train.sum()), "n_eval": int(held_out[seen].sum()), "n_unseen": int(held_out[~seen].sum())}
 
 
 def _fit_fields(fit: Fit) -> Record:

@@ -174,7 +174,7 @@ def _count(
         folders[path, codec].append(folder)
         n_done += stop - start
         report(n_done, n_total, "count frames")
-    evaluation = {place: SpooledTracks(folders[place], tables[place].layers) for place in tables}
+    evaluation = {place: SpooledTracks(folders[place]) for place in tables}
     return {place: _Counted(tables[place], evaluation[place]) for place in tables}, n_total
 
 
@@ -212,7 +212,7 @@ def _jobs(stores: Sequence[Store], options: ProbeOptions, backend_used: str) -> 
     owners: dict[str, Path] = {}
     for store in stores:
         for codec in store.codec_names:
-            if codec in owners:
+            if codec in owners and (not options.codecs or codec in options.codecs):
                 raise ProbeError(
                     f"{codec} is both in {owners[codec]} and in {store.path}; give one store of each codec "
                     "(merge-stores joins parts that were made with the same weights)"

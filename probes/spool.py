@@ -1,44 +1,68 @@
 """The evaluation frames that a counting pass meets, kept on disk so that no second pass over the store is needed.
 
-Each span's frames are one .npz of plain arrays in a scratch folder inside the results folder; the folder goes when the
-run ends, and one that a killed run left behind goes when the next begins.
+Each span's frames are raw little-endian files in a scratch folder inside the results folder, one a layer and one a
+label track, written as the frames pass. The folder goes when the run ends, and one that a killed run left behind goes
+when the next begins.
 """
 
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-TRACKS = ("phoneme", "speaker", "f0")
+from probes.files import output_errors
+
+_CODES = "<u2"
+_TRACKS = {"phoneme": "<u2", "speaker": "<i4", "f0": "<f4"}
+_SCRATCH = ".evaluation"
 
 
 class Spool:
-    """Evaluation frames of one span, block by block, then one file a track.
+    """Evaluation frames of one span, written block by block; a context manager.
 
     Parameters
     ----------
     folder : Path
-        Made by `save`; one span's own.
+        Made here, in a folder that is there; one span's own.
+    layers : sequence of int
+        The layers counted, from 1.
+
+    Raises
+    ------
+    OutputError
+        When it cannot be written.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, layers: Sequence[int]) -> None:
         self._folder = folder
-        self._blocks: dict[str, list[NDArray[Any]]] = {name: [] for name in ("codes", *TRACKS)}
+        self._open = ExitStack()
+        names = [*(_codes_name(layer) for layer in layers), *_TRACKS]
+        with output_errors(folder), self._open:
+            folder.mkdir()
+            self._files = [self._open.enter_context((folder / name).open("wb")) for name in names]
+            self._open = self._open.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with output_errors(self._folder):
+            self._open.close()
 
     def add(self, codes: NDArray[np.uint16], labels: Sequence[NDArray[Any]]) -> None:
-        """Keep a block's evaluation frames: codes (n_layers, n), and the tracks of `TRACKS`, (n,) each."""
-        for name, values in zip(("codes", *TRACKS), (codes, *labels), strict=True):
-            self._blocks[name].append(values)
-
-    def save(self) -> None:
-        """Write what was kept."""
-        self._folder.mkdir(parents=True)
-        for name, blocks in self._blocks.items():
-            np.save(self._folder / f"{name}.npy", np.concatenate(blocks, axis=-1))
+        """Keep a block's evaluation frames: codes (n_layers, n), and phoneme, speaker and F0 in Hz, (n,) each."""
+        dtypes = [_CODES] * len(codes) + list(_TRACKS.values())
+        with output_errors(self._folder):
+            for file, values, dtype in zip(self._files, (*codes, *labels), dtypes, strict=True):
+                file.write(np.ascontiguousarray(values, dtype=dtype).data)
 
 
 class SpooledTracks:
@@ -47,29 +71,39 @@ class SpooledTracks:
     Parameters
     ----------
     folders : sequence of Path
-    layers : sequence of int
-        The layers counted, from 1.
     """
 
-    def __init__(self, folders: Sequence[Path], layers: Sequence[int]) -> None:
-        self._folders, self._layers = folders, tuple(layers)
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._folders = folders
 
     def codes(self, layer: int) -> NDArray[np.uint16]:
-        """Return one layer's codes, uint16 (n_frames,)."""
-        row = self._layers.index(layer)
-        return np.concatenate([np.load(folder / "codes.npy", mmap_mode="r")[row] for folder in self._folders])
+        """Return one layer's codes, counted from 1: uint16 (n_frames,)."""
+        return self._read(_codes_name(layer), _CODES)
 
     def track(self, name: str) -> NDArray[Any]:
-        """Return a label track, (n_frames,)."""
-        return np.concatenate([np.load(folder / f"{name}.npy") for folder in self._folders])
+        """Return a label track (``phoneme``, ``speaker``, ``f0``), (n_frames,)."""
+        return self._read(name, _TRACKS[name])
+
+    def _read(self, name: str, dtype: str) -> NDArray[Any]:
+        return np.concatenate([np.fromfile(folder / name, dtype=dtype) for folder in self._folders])
 
 
 @contextmanager
 def scratch_folder(output: Path) -> Iterator[Path]:
-    """Yield the empty scratch folder of a results folder; only the process that holds the results' lock may ask."""
-    folder = output / ".evaluation"
-    shutil.rmtree(folder, ignore_errors=True)
+    """Yield a new scratch folder of a results folder; only the process that holds the results' lock may ask.
+
+    Its name is this run's own: a worker that a killed run left behind for a moment has lost its folder, and cannot
+    come in the way.
+    """
+    for leftover in output.glob(f"{_SCRATCH}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    with output_errors(output):
+        folder = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}-", dir=output))
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _codes_name(layer: int) -> str:
+    return f"codes_{layer:02d}"

@@ -127,7 +127,8 @@ def _notes(records: Iterable[Record]) -> list[str]:
             noun = "layer" if len(layers) == 1 else "layers"
             places = f"{task}, {noun} {layer_ranges(layers)}" if layers else task
             notes.append(f"n/a: {places}: {reason}")
-    n_unseen = max((r["n_unseen"] for r in records), default=0)
+    # where a task cannot be asked its own note says why
+    n_unseen = max((r["n_unseen"] for r in records if r["outcome"] != "not_applicable"), default=0)
     if n_unseen:
         notes.append(f"up to {counted(n_unseen, 'evaluation frame')} left out: their label was never seen in training")
     fallbacks = {r["fallback_reason"]: r for r in records if r["fallback_reason"]}

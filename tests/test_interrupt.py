@@ -1,6 +1,7 @@
 """Real processes, really interrupted: finished work is kept, and the same command ends as if nothing had happened."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -21,14 +22,18 @@ PATIENCE_S = 120.0
 NOTE = "interrupted: finished work is kept; run the same command again to go on"
 
 
-def stop_when(is_time, sent, *arguments):
-    """Run a command, send it a signal as soon as `is_time()` holds, and return how it ended."""
+def stop_when(is_time, sent, *arguments, to_group=False, after_s=0.0):
+    """Run a command, send it a signal `after_s` after `is_time()` holds, and return how it ended.
+
+    `to_group`: send it to the command's children too, as Ctrl-C in a terminal does.
+    """
     process = subprocess.Popen(
         [sys.executable, "-c", _RUN, str(ROOT / "cli.py"), *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=environment(),
+        start_new_session=to_group,
     )
     try:
         deadline = time.monotonic() + PATIENCE_S
@@ -36,7 +41,11 @@ def stop_when(is_time, sent, *arguments):
             assert process.poll() is None, f"ended before its time: {process.communicate()}"
             assert time.monotonic() < deadline, "the moment never came"
             time.sleep(0.001)
-        process.send_signal(sent)
+        time.sleep(after_s)
+        if to_group:
+            os.killpg(process.pid, sent)
+        else:
+            process.send_signal(sent)
         stdout, stderr = process.communicate(timeout=PATIENCE_S)
     finally:
         process.kill()
@@ -176,3 +185,14 @@ def test_probe_goes_on_after_every_kind_of_end(exact_probing, melrvq_store, tmp_
     assert leftovers(tmp_path) == []
     expected = {path.name for path in (whole / "probes").iterdir()}
     assert {path.name for path in (tmp_path / "probes").iterdir()} == expected
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.1, 0.2, 0.3])
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_while_workers_start_leaves_one_line(melrvq_store, tmp_path, sent, after_s):
+    """Workers take half a second to import what they need; the scratch folder is made just before they are started."""
+    arguments = ["probe", melrvq_store, "--output", tmp_path, "--backend", "exact", "--workers", 2, "--quiet"]
+    ended = stop_when(lambda: any(tmp_path.glob(".evaluation*")), sent, *arguments, to_group=True, after_s=after_s)
+    check_stopped(ended, sent)
+    assert ended.stderr == f"{NOTE}\n"
+    assert not list(tmp_path.glob(".evaluation*"))

@@ -80,6 +80,10 @@ VALUES = {
         put(f"{CODEC}/labels/speaker", 3, -1),
         f":/{CODEC}/labels/speaker: expected values from 0 to 2, found -1 to 2",
     ),
+    "speakers that are not their utterances'": (
+        replace(f"{CODEC}/labels/speaker", lambda labels: np.roll(labels, 1)),
+        f":/{CODEC}/labels/speaker: expected 0 in frame 0, the speaker of its utterance in /utterances/speaker, found ",
+    ),
     "infinite pitch": (put(f"{CODEC}/labels/f0", 3, np.inf), f":/{CODEC}/labels/f0: expected positive Hz or NaN"),
     "negative pitch": (put(f"{CODEC}/labels/f0", 3, -5), f":/{CODEC}/labels/f0: expected positive Hz or NaN"),
     "NaN codeword": (

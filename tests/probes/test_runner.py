@@ -22,6 +22,7 @@ from probes.spool import Spool, SpooledTracks
 from probes.statistics import Statistics
 from probes.tasks import phoneme_classes
 from schemas.record import check_record
+from tests.support.command_line import run_well
 from tests.support.stores import PHONEMES, StoreRecipe, write_store
 
 RECIPE = StoreRecipe(n_utterances=24)
@@ -128,11 +129,82 @@ def test_statistics_save_and_load(store_path, tmp_path):
     counted.save(path)
     assert_equal_statistics(Statistics.load(path), counted)
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(ProbeError, match=r"counts.npz: expected saved statistics, found .*; count the store again"):
+    says = r"counts.npz: expected rvqprobe-statistics 1.0, found no whole .npz file .*; count the store again"
+    with pytest.raises(ProbeError, match=says):
         Statistics.load(path)
-    np.savez(path, about=json.dumps({"format": "other"}), phoneme=0, speaker=0, pitch=0)
-    with pytest.raises(ProbeError, match="expected rvqprobe-statistics 1.0, found other None"):
+
+
+def small_statistics():
+    """Two layers of four codes, three phonemes and two speakers: a file of some kilobytes."""
+    rng = np.random.default_rng(0)
+    tables = [rng.integers(0, 9, (2, 2, n, 4)) for n in (3, 2)]
+    return Statistics("alpha", (1, 3), ("AA", "B", "sil"), ("s1", "s2"), "ab" * 32, *tables, rng.random((2, 3, 2, 4)))
+
+
+@pytest.mark.parametrize(("first", "flip"), [(0, 0xFF), (1, 0x01), (2, 0x06)])
+def test_a_flipped_byte_of_statistics_is_refused_or_harmless(tmp_path, first, flip):
+    path, saved = tmp_path / "counts.npz", small_statistics()
+    saved.save(path)
+    whole = path.read_bytes()
+    n_refused = 0
+    for place in range(first, len(whole), 3):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ flip]) + whole[place + 1 :])
+        try:
+            assert_equal_statistics(Statistics.load(path), saved)
+        except ProbeError:
+            n_refused += 1
+    assert len(whole) // 6 < n_refused < len(whole) // 3
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda about, tables: ({"format": "other"}, tables), "other None"),
+        (lambda about, tables: (about | {"format_version": "2.0"}, tables), "rvqprobe-statistics 2.0"),
+        (lambda about, tables: ([], tables), "an .npz file that does not say what it is"),
+        (lambda about, tables: (without(about, ["layers"]), tables), "layers that are no list of int"),
+        (lambda about, tables: (about | {"layers": [True, 3]}, tables), "layers that are no list of int"),
+        (lambda about, tables: (about | {"layers": [0, 3]}, tables), r"layers \[0, 3\], which count from 1"),
+        (lambda about, tables: (about | {"layers": []}, tables), r"layers \[\], which count from 1"),
+        (lambda about, tables: (about | {"layers": [3, 3]}, tables), "layers named twice"),
+        (lambda about, tables: (about | {"phonemes": "AAB"}, tables), "phonemes that are no list of str"),
+        (lambda about, tables: (about | {"speakers": ["s1", "s1"]}, tables), "speakers named twice"),
+        (lambda about, tables: (about | {"codec": None}, tables), "codec None"),
+        (lambda about, tables: (without(about, ["codebooks_sha256"]), tables), "codebooks_sha256 None"),
+        (lambda about, tables: (about, without(tables, ["speaker", "pitch"])), "no table speaker, pitch"),
+        (
+            lambda about, tables: (about, tables | {"phoneme": tables["phoneme"][:, :, :2]}),
+            r"table phoneme of shape \(2, 2, 2, 4\) where its names and layers make \(2, 2, 3, 4\)",
+        ),
+        (lambda about, tables: (about, tables | {"speaker": tables["speaker"][..., :3]}), "table speaker of shape"),
+        (lambda about, tables: (about, tables | {"pitch": tables["pitch"][:, :, :1]}), "table pitch of shape"),
+        (lambda about, tables: (about, tables | {"pitch": np.float64(1)}), r"table phoneme of shape .* make .*, 0\)"),
+        (lambda about, tables: (about, tables | {"phoneme": tables["phoneme"] * 1.0}), "table phoneme of float64"),
+        (lambda about, tables: (about, tables | {"speaker": -tables["speaker"]}), "table speaker with negative"),
+        (
+            lambda about, tables: (about, tables | {"pitch": tables["pitch"] * np.nan}),
+            "table pitch with negative or un",
+        ),
+    ],
+)
+def test_statistics_that_do_not_fit_together_are_refused(tmp_path, change, says):
+    path = tmp_path / "counts.npz"
+    small_statistics().save(path)
+    with np.load(path) as arrays:
+        about, tables = json.loads(str(arrays["about"])), without(arrays, ["about"])
+    np.savez(path, about=json.dumps(about), **tables)
+    assert_equal_statistics(Statistics.load(path), small_statistics())
+    about, tables = change(about, tables)
+    np.savez(path, about=json.dumps(about), **tables)
+    with pytest.raises(ProbeError, match=f"counts.npz: expected rvqprobe-statistics 1.0, found {says}.*; count the"):
         Statistics.load(path)
+
+
+@pytest.mark.parametrize("about", ["no JSON", "[" * 100_000])
+def test_statistics_that_do_not_say_what_they_are_are_refused(tmp_path, about):
+    np.savez(tmp_path / "counts.npz", about=about)
+    with pytest.raises(ProbeError, match="counts.npz: expected rvqprobe-statistics 1.0, found .*; count the store"):
+        Statistics.load(tmp_path / "counts.npz")
 
 
 def test_evaluation_frames_are_those_of_a_mask(store_path, monkeypatch, tmp_path):
@@ -149,10 +221,9 @@ def test_evaluation_frames_are_those_of_a_mask(store_path, monkeypatch, tmp_path
         sizes = np.diff(frames.offsets)[kept.utterances]
         np.testing.assert_array_equal(np.diff(kept.offsets), sizes)
         np.testing.assert_array_equal(np.repeat(kept.speaker_of_utterance, sizes), kept.speaker)
-        spool = Spool(tmp_path / "spool")
-        count_frames(frames, layers=[2, 3], spool=spool)
-        spool.save()
-        again = EvaluationFrames(frames, spooled=SpooledTracks([tmp_path / "spool"], [2, 3]))
+        with Spool(tmp_path / "spool", [2, 3]) as spool:
+            count_frames(frames, layers=[2, 3], spool=spool)
+        again = EvaluationFrames(frames, spooled=SpooledTracks([tmp_path / "spool"]))
         np.testing.assert_array_equal(again.codes(3), kept.codes(3))
         for name in ("phoneme", "speaker", "f0_hz"):
             np.testing.assert_array_equal(getattr(again, name), getattr(kept, name))
@@ -416,6 +487,15 @@ def test_unknown_codec_layer_and_doubled_codec(store_path, tmp_path):
         run_probes([store_path, store_path], tmp_path, ProbeOptions())
 
 
+def test_a_codec_in_two_stores_is_refused_only_where_it_is_asked_for(store_path, tmp_path):
+    alone = write_store(tmp_path / "alone.h5", StoreRecipe(codecs=("alpha",)))
+    options = ProbeOptions(codecs=["beta"], layers=[1], tasks=["pitch"])
+    assert [record["codec"] for record in run_probes([store_path, alone], tmp_path / "out", options)] == ["beta"]
+    for codecs in ((), ("alpha",), ("beta", "alpha")):
+        with pytest.raises(ProbeError, match=r"alpha is both in .*store.h5 and in .*alone.h5; give one store of each"):
+            run_probes([store_path, alone], tmp_path / "refused", ProbeOptions(codecs=codecs))
+
+
 def test_dense_rows_are_the_store_s_rows(store_path):
     with Store(store_path) as store:
         frames = store["alpha"]
@@ -486,7 +566,7 @@ def test_scores_against_brute_force_over_frames(store_path, tmp_path):
     assert pitch["oracle_mae_hz"] <= pitch["mae_hz"]
     assert pitch["bootstrap_unit"] is not None
     assert (tmp_path / "bootstrap").is_dir()
-    assert not (tmp_path / ".evaluation").exists()
+    assert not list(tmp_path.glob(".evaluation*"))
 
 
 def test_unseen_speakers(store_path, tmp_path):
@@ -506,3 +586,17 @@ def test_unseen_speakers(store_path, tmp_path):
     assert records["phoneme"]["eval_by"] == "speaker"
     again = run_probes([store_path], tmp_path, replace(options, eval_by="utterance"))
     assert again[0]["probe_key"] != records["phoneme"]["probe_key"]
+
+
+def test_the_seed_of_the_command_line_draws_the_speakers_held_out(store_path, tmp_path):
+    with Store(store_path) as store:
+        splits = [evaluation_split(store, "speaker", seed) for seed in range(9)]
+        n_frames = np.diff(store["alpha"].offsets)
+    other = next(seed for seed, split in enumerate(splits) if (split != splits[0]).any())
+    options = ["--codec", "alpha", "--layer", 1, "--task", "phoneme", "--eval-by", "speaker", "--json", "--quiet"]
+    for seed, chosen in ((0, []), (other, ["--seed", other])):
+        ended = run_well("probe", store_path, "--output", tmp_path / f"{seed}", *options, *chosen)
+        (record,) = json.loads(ended.stdout)
+        assert record["seed"] == seed
+        assert record["n_train"] == n_frames[splits[seed] == 0].sum()
+        assert record["n_eval"] + record["n_unseen"] == n_frames[splits[seed] == 1].sum()
