@@ -8,8 +8,8 @@ as in LibriSpeech (`corpus.py`), phone shares and lengths as in its alignments (
 1e2 (layer 1) to 1e5 (layer 8) with a code use far from even, and codes that depend on phoneme, speaker and pitch in a
 partly linear way (`codecs.py`). Scores of probes on it say nothing about any codec.
 
-It goes through the utterances in blocks and holds one block at a time. Prints one JSON record: frames, code use and
-condition by codec and layer, bytes, seconds, peak memory.
+It goes through the utterances in blocks and holds one block at a time. Prints one JSON record, and leaves it beside the
+store (clean100.json): frames, code use and condition by codec and layer, bytes, seconds, peak memory.
 """
 
 import argparse
@@ -29,9 +29,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.measure.command import own_peak_gb  # noqa: E402
+from benchmarks.measure.ending import run_clearly  # noqa: E402
+from benchmarks.measure.scale_store import record_path  # noqa: E402
 from benchmarks.scale import codecs, speech  # noqa: E402
 from benchmarks.scale.alias import N_CODEWORDS  # noqa: E402
 from benchmarks.scale.corpus import SAMPLE_RATE_HZ, SHAPES, ScaleCorpus, make_corpus  # noqa: E402
+from featstore.atomic import write_text_once  # noqa: E402
 from featstore.shard import producer_versions  # noqa: E402
 from featstore.store import Store  # noqa: E402
 from featstore.writer import CodecHeader, ShardRow, StoreHeader, StoreWriter  # noqa: E402
@@ -63,23 +66,37 @@ def main() -> None:
         parser.error(str(error))
     told = write_scale_store(arguments.output, corpus, arguments.seed, arguments.shape)
     told |= {"seconds": round(time.perf_counter() - started, 1), "peak_rss_gb": round(own_peak_gb(), 3)}
+    write_text_once(record_path(arguments.output), json.dumps(told) + "\n")
     print(json.dumps(told))
 
 
 def check_output(path: Path) -> None:
-    """Refuse to write over anything but an earlier store of this kind.
+    """Refuse to write over anything but an earlier store of this kind and the record of its making.
 
     Raises
     ------
     RvqprobeError
         When the file is no store that this build reads.
     ValueError
-        When it is a store, but of a real corpus.
+        When it is a store, but of a real corpus, or when the place of the record is taken by something else.
     """
+    record = record_path(path)
+    if record == path:
+        raise ValueError(f"{path}: this name is that of the record beside the store; choose another --output")
+    if record.exists() and not is_record(record):
+        raise ValueError(f"{record}: holds something else than the record of such a store; choose another --output")
     if path.exists():
         with Store(path) as store:
             if not store.json_attribute("corpus").get("synthetic"):
                 raise ValueError(f"{path}: holds a store that is not synthetic; choose another --output")
+
+
+def is_record(path: Path) -> bool:
+    """Return whether a file holds what this program prints."""
+    try:
+        return {"shape", "content_digest"} <= set(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def write_scale_store(output: Path, corpus: ScaleCorpus, seed: int, shape: str) -> dict[str, Any]:
@@ -187,4 +204,4 @@ def _header(
 
 
 if __name__ == "__main__":
-    main()
+    run_clearly(main)

@@ -11,7 +11,8 @@ is told.
 Prints one JSON record. Gaps are relative to the objective: `max_relative_gap` the largest estimate, `max_gap_bound` the
 largest proved bound, `n_proved` the probes whose bound is at most 1e-6. ``--n-bootstrap`` runs again with resamples
 (`seconds_bootstrap`: what they add), ``--growth`` runs on a second, larger store, of train-clean-360's shape when it
-has to be made (`growth`: its numbers over the first store's).
+has to be made (`growth`: its numbers over the first store's). `making` repeats, from the record beside the store, how
+even its code use is and what making it took.
 """
 
 import argparse
@@ -30,8 +31,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.measure.command import INTERVAL_S, Measured, run_measured  # noqa: E402
+from benchmarks.measure.ending import run_clearly  # noqa: E402
 from benchmarks.measure.machine import machine_facts  # noqa: E402
-from benchmarks.measure.scale_store import ensure_scale_store, warm_up  # noqa: E402
+from benchmarks.measure.scale_store import ensure_scale_store, read_making, warm_up  # noqa: E402
 from probes.records import read_records  # noqa: E402
 
 PROVED = 1e-6  # relative gap
@@ -66,10 +68,12 @@ def main() -> None:
     facts = machine_facts()
     first = several_runs(arguments.store, arguments)
     told = summary(first)
+    told["making"] = making(arguments.store, told["content_digest"])
     if arguments.n_bootstrap:
         told |= bootstrap_summary(told, arguments)
     if arguments.growth is not None:
         grown = summary(several_runs(arguments.growth, arguments))
+        grown["making"] = making(arguments.growth, grown["content_digest"])
         told["growth"] = growth_ratios(told, grown) | {"larger": grown}
     told["memory_measure"] = f"{first.watched.measured.memory_measure}, all processes, sampled every {INTERVAL_S:g} s"
     print(json.dumps(told | {"n_repeats": arguments.repeats, "machine": facts}))
@@ -92,7 +96,9 @@ def probe_run(store: Path, options: Sequence[str], watch_memory: bool) -> ProbeR
         command = [sys.executable, str(ROOT / "cli.py"), "probe", str(store), "--output", folder, *options]
         measured = run_measured(command, ROOT, watch_memory)
         if measured.exit_code:
-            sys.exit(f"{' '.join(command)} ended with exit code {measured.exit_code}:\n{measured.stderr[-2000:]}")
+            errors = [line for line in measured.stderr.splitlines() if line.startswith("Error: ")]
+            told = f"{' '.join(command)} ended with exit code {measured.exit_code}:\n{measured.stderr[-2000:]}"
+            sys.exit(errors[-1] if errors else told)
         return ProbeRun(measured, read_records(Path(folder)))
 
 
@@ -113,6 +119,21 @@ def summary(runs: Runs) -> dict[str, Any]:
         **fit_seconds(records),
         "content_digest": records[0]["content_digest"],
     }
+
+
+def making(store: Path, content_digest: str) -> dict[str, Any] | None:
+    """Return least and greatest perplexity and unused codes over a codec's layers, and the making's seconds and peak.
+
+    None where no record of the making of this content lies beside the store.
+    """
+    record = read_making(store, content_digest)
+    if record is None:
+        return None
+    of_codecs = {
+        name: {key: [min(of_codec[key]), max(of_codec[key])] for key in ("perplexity", "n_unused_codes")}
+        for name, of_codec in record["codecs"].items()
+    }
+    return of_codecs | {key: record[key] for key in ("seconds", "peak_rss_gb")}
 
 
 def relative(record: dict[str, Any], name: str) -> float | None:
@@ -204,4 +225,4 @@ def _arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    run_clearly(main)

@@ -16,6 +16,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+from benchmarks.measure.ending import run_clearly  # noqa: E402
+
 DATA = Path(os.environ.get("RVQPROBE_SHARED_DATA", ROOT.parent / "shared" / "data"))
 LAYERS = {"melrvq": tuple(range(1, 9)), "lyra": (*range(1, 9), 16, 32, 46)}
 SCORES = {"phoneme": ("accuracy", "macro_f1"), "speaker": ("accuracy", "macro_f1"), "pitch": ("mae_hz", "r2")}
@@ -100,4 +103,4 @@ def summary(records: list[dict], codecs: list[str]) -> dict:
 
 
 if __name__ == "__main__":
-    main()
+    run_clearly(main)

@@ -6,7 +6,8 @@ Cells: each codec's layers 1 to 8 summed (`cumulative`) and side by side (`conca
 200,000 training frames sampled uniformly: the same frames, rows and objective for both sides. Methods:
 
 - ``exact``: ours, from codes and codebooks, until its own estimate of the relative gap is below `tol`, which is
-  ``--gap`` unless that left the true gap above it: then a third, and so on (only the last run is timed);
+  ``--gap`` unless that left the true gap above it: then a third, and so on (only the last run is timed), down to
+  ``--reference-gap``; a run that is outside the gap even so has not reached it, whatever it says of itself;
 - ``sklearn_rows``: ``LogisticRegression(solver="lbfgs")`` on the rows, in float32 (200,000 rows of 8 x 1024 numbers
   are 6.5 GB even so), its own stopping rule put out of the way, stopped at its first iterate within the gap;
 - ``exact_matched``: ours once more, only where scikit-learn was stopped after ``--minutes`` before it was within the
@@ -19,13 +20,15 @@ scikit-learn also making the rows. Ratios of processor time (`cpu`) are disturbe
 Where the rows do not fit into the memory that is left, scikit-learn is skipped and the record says so.
 
 Prints one JSON record: `rows`, one for each cell and method, and `speedup_of_cell`: scikit-learn's seconds over ours,
-`at_least` where scikit-learn did not get there, and `matched`, the same against `exact_matched`.
+`at_least` where scikit-learn did not get there, and `matched`, the same against `exact_matched`; null where ours did
+not get there. Both sides have read the store and drawn the frames by then, and scikit-learn has made its rows.
 """
 
 import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +37,13 @@ sys.path.insert(0, str(ROOT))
 
 from threadpoolctl import threadpool_limits  # noqa: E402
 
-from benchmarks.measure.machine import available_gb, machine_facts  # noqa: E402
+from benchmarks.measure.ending import asked_codecs, run_clearly  # noqa: E402
+from benchmarks.measure.machine import machine_facts  # noqa: E402
 from benchmarks.measure.scale_store import ensure_scale_store, warm_up  # noqa: E402
 from benchmarks.rivals.race import Finish  # noqa: E402
 from benchmarks.rivals.stacked import StackedCell, load_cell, run_sklearn_rows, run_stacked  # noqa: E402
 from featstore.store import Store  # noqa: E402
+from probes.memory import available_bytes  # noqa: E402
 
 REPRESENTATIONS = ("cumulative", "concat")
 _TIGHTER = 1.0 / 3.0
@@ -55,7 +60,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with Store(arguments.store) as store, threadpool_limits(limits=arguments.threads):
         told["content_digest"] = store.content_digest
-        for codec in arguments.codec or store.codec_names:
+        for codec in asked_codecs(store, arguments.codec, arguments.layers):
             for representation in arguments.representation or REPRESENTATIONS:
                 sample = arguments.task, representation, arguments.layers, arguments.rows
                 cell = load_cell(store[codec], *sample, arguments.standardize, arguments.seed)
@@ -92,12 +97,17 @@ def race(cell: StackedCell, arguments: argparse.Namespace, skipped: list[dict[st
 
 
 def run_to_gap(cell: StackedCell, optimum: float, gap: float, arguments: argparse.Namespace) -> tuple[Finish, float]:
-    """Fit with ours until its true relative gap is at most `gap`; return that run, and the `tol` it was asked for."""
+    """Fit with ours until its true relative gap is at most `gap`; return that run, and the `tol` it was asked for.
+
+    A run that is outside the gap even at the reference's is returned as stalled.
+    """
     tol = gap
     while True:
         finish = run_stacked(cell, tol, arguments.threads, arguments.repeats)
-        if cell.value(finish.coef, finish.intercept) <= optimum * (1.0 + gap) or tol <= arguments.reference_gap:
+        if cell.value(finish.coef, finish.intercept) <= optimum * (1.0 + gap):
             return finish, tol
+        if tol <= arguments.reference_gap:
+            return replace(finish, ended="stalled"), tol
         tol *= _TIGHTER
 
 
@@ -148,16 +158,18 @@ def speedups(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return told
 
 
-def _ratios(rival: dict[str, Any], ours: dict[str, Any]) -> dict[str, float]:
+def _ratios(rival: dict[str, Any], ours: dict[str, Any]) -> dict[str, float | None]:
     names = {"speedup": "seconds", "speedup_cpu": "cpu_seconds"}
+    if ours["ended"] != "reached":
+        return dict.fromkeys(names)
     return {name: round(rival[clock] / ours[clock], 2) for name, clock in names.items()}
 
 
 def _lacks_memory(cell: StackedCell, dtype: str, skipped: list[dict[str, str]]) -> bool:
-    needed, available = _MEMORY_FACTOR * cell.rows_gb(dtype) + _MEMORY_EXTRA_GB, available_gb()
-    if available is None or needed <= available:
+    needed, available = _MEMORY_FACTOR * cell.rows_gb(dtype) + _MEMORY_EXTRA_GB, available_bytes()
+    if available is None or needed <= available / 1e9:
         return False
-    reason = f"its rows need about {needed:.1f} GB of memory, {available:.1f} GB are left"
+    reason = f"its rows need about {needed:.1f} GB of memory, {available / 1e9:.1f} GB are left"
     skipped.append({"method": "sklearn_rows", "cell": f"{cell.codec} {cell.representation}", "reason": reason})
     print(f"{cell.codec} {cell.representation} sklearn_rows skipped: {reason}", file=sys.stderr)
     return True
@@ -190,10 +202,12 @@ def _arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if min(arguments.rows, arguments.threads, arguments.repeats, arguments.layers) < 1:
         parser.error("expected --rows, --threads, --repeats and --layers from 1 on")
+    if arguments.minutes <= 0 or arguments.seed < 0:
+        parser.error("expected --minutes above 0 and --seed from 0 on")
     if not 0 < arguments.reference_gap < arguments.gap:
         parser.error("expected --reference-gap above 0 and below --gap")
     return arguments
 
 
 if __name__ == "__main__":
-    main()
+    run_clearly(main)

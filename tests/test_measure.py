@@ -1,6 +1,7 @@
 """Benchmarks measure what they say: wall time, and the memory of all processes of a command together."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.measure.command import descendants, memory_measure, process_bytes, run_measured
-from benchmarks.measure.machine import machine_facts
+from benchmarks.measure.machine import commit_of, machine_facts
 from benchmarks.measure.scale_store import ensure_scale_store
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,6 +55,41 @@ def test_facts_of_the_machine():
     assert facts["n_cores"] >= 1
     assert {"numpy", "scipy", "h5py"} <= set(facts["versions"])
     assert all(library["n_threads"] >= 1 for library in facts["blas"])
+
+
+def git(folder, *arguments):
+    identity = ["-c", "user.name=n", "-c", "user.email=e@example.org", "-c", "commit.gpgsign=false"]
+    command = ["git", *identity, *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_commit_is_the_checkout_s_own_and_dirty_only_where_tracked_files_changed(tmp_path, monkeypatch):
+    checkout = tmp_path / "checkout"
+    (checkout / "inner").mkdir(parents=True)
+    assert commit_of(checkout) is None
+    git(checkout, "init", "-q")
+    assert commit_of(checkout) is None  # without any commit
+    tracked = checkout / "inner" / "tracked"
+    tracked.write_text("one")
+    git(checkout, "add", ".")
+    git(checkout, "commit", "-q", "-m", "first")
+    git(checkout, "tag", "-a", "v1", "-m", "a tag is no commit")
+    head = git(checkout, "rev-parse", "HEAD")[:12]
+    assert commit_of(checkout) == head
+    (checkout / "untracked").write_text("results")
+    assert commit_of(checkout) == head
+    tracked.touch()
+    assert commit_of(checkout) == head
+    tracked.write_text("two")
+    assert commit_of(checkout) == f"{head}-dirty"
+    git(checkout, "add", "inner")  # staged is changed too
+    assert commit_of(checkout) == f"{head}-dirty"
+    assert commit_of(checkout / "inner") is None  # unpacked within another project
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "of a hook"))
+    assert commit_of(checkout) == f"{head}-dirty"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert commit_of(checkout) is None
 
 
 def test_a_store_that_is_there_is_used_and_one_that_cannot_be_made_ends_the_benchmark(tmp_path, capfd):

@@ -8,10 +8,19 @@ import tomllib
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+
+from featstore.store import Store
+from probes.counting import count_frames
+from probes.estimator import read_probe, save_probe
+from probes.options import ProbeOptions
+from probes.runner import run_probes
+from probes.statistics import Statistics
+from tests.support.stores import StoreRecipe, write_store
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGETS = ("demo", "test", "test-slow", "lint", "types", "bench", "clean", "help")
@@ -214,3 +223,66 @@ def test_hooks_fetch_nothing():
     text = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
     assert re.findall(r"repo: (\S+)", text) == ["local"]
     assert len(re.findall(r"- id: ", text)) == len(re.findall(r"language: system", text)) == 3
+
+
+# README's Python, run in order and in one namespace, as a reader would paste it
+
+
+@pytest.fixture(scope="module")
+def readme_folder(tmp_path_factory):
+    """A folder with the files that README's blocks name: a store, its two parts, and a probe of its layer 3."""
+    folder = tmp_path_factory.mktemp("readme")
+    recipe = StoreRecipe(codecs=("encodec",), dim=128, n_utterances=24, frames_per_utterance=(100, 160))
+    write_store(folder / "store.h5", recipe)
+    write_store(folder / "part1.h5", recipe, only=range(0, 24, 2))
+    write_store(folder / "part2.h5", recipe, only=range(1, 24, 2))
+    (named,) = re.findall(r'load_probe\(.*?"(results/probes/[\w./-]+)"', (ROOT / "README.md").read_text("utf-8"))
+    (record,) = run_probes([folder / "store.h5"], folder / "fitted", ProbeOptions(layers=(3,), tasks=("phoneme",)))
+    save_probe(folder / named, read_probe(folder / "fitted" / record["probe_file"]))
+    return folder
+
+
+@pytest.fixture
+def run_readme(readme_folder, monkeypatch):
+    """Run README's blocks in order, up to the one that has a text in it; return the names they leave."""
+    monkeypatch.chdir(readme_folder)
+
+    def run(last, without=()):
+        names = {}
+        for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), flags=re.DOTALL):
+            if not any(text in block for text in without):
+                exec(compile(block, "README.md", "exec"), names)
+            if last in block:
+                return names
+        raise AssertionError(f"README has no block with {last!r}")
+
+    return run
+
+
+def test_the_readme_s_reading_of_a_store_runs(run_readme):
+    names = run_readme("layer(3)")
+    assert (names["rows"].shape, names["rows"].dtype) == ((1000, 128), "float32")
+    assert (names["codes"].shape, names["codes"].dtype) == ((1000,), "uint16")
+    assert names["f0_hz"].shape == (1000,)
+
+
+def test_the_readme_s_saved_probe_predicts(run_readme):
+    phonemes = run_readme("load_probe(")["phonemes"]
+    assert len(phonemes) == 1000
+    assert set(phonemes) <= {"AA1", "AH0", "S", "sil", "spn"}
+    assert len(set(phonemes)) > 1
+
+
+def test_the_readme_s_counts_of_parts_are_those_of_the_whole(run_readme):
+    run_readme("counts.save(", without=["load_probe("])
+    saved = Statistics.load("encodec-counts.npz")
+    with Store("store.h5") as store:
+        whole = count_frames(store["encodec"])
+    for table in ("phoneme", "speaker", "pitch"):
+        np.testing.assert_allclose(getattr(saved, table), getattr(whole, table), rtol=1e-12)
+
+
+def test_no_block_of_the_readme_s_python_is_left_out():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), flags=re.DOTALL)
+    tried = ("layer(3)", "load_probe(", "counts.save(")
+    assert [sum(text in block for text in tried) for block in blocks] == [1] * len(tried)

@@ -1,11 +1,13 @@
 """The synthetic store of true shape: its draws follow the distributions it states, its labels share one timeline."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from benchmarks import make_scale_store
+from benchmarks.measure.scale_store import read_making, record_path
 from benchmarks.scale import codecs, corpus, speech
 from benchmarks.scale.alias import N_CODEWORDS, AliasTables, make_alias
 from featstore.errors import StoreError
@@ -191,3 +193,33 @@ def test_nothing_but_an_earlier_synthetic_store_is_written_over(tmp_path):
 def test_an_earlier_synthetic_store_is_written_over(tmp_path):
     write(tmp_path / "store.h5", 0)
     make_scale_store.check_output(tmp_path / "store.h5")
+
+
+@pytest.mark.usefixtures("thin_codecs")
+def test_making_four_times_the_store_takes_no_more_memory(tmp_path):
+    """One block of utterances is held at a time: keeping all frames would make the ratio 1.6."""
+    peaks = []
+    for n_utterances in (128, 512):
+        made = corpus.make_corpus(n_utterances, 5, 12.69, 0)
+        tracemalloc.start()
+        make_scale_store.write_scale_store(tmp_path / "store.h5", made, 0, "clean100")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.25 * peaks[0]
+
+
+def test_the_record_beside_a_store_is_read_only_where_it_is_of_that_content(tmp_path):
+    store, record = tmp_path / "store.h5", tmp_path / "store.json"
+    assert record_path(store) == record
+    assert read_making(store, "ab") is None
+    record.write_text('{"shape": "clean100", "content_digest": "ab"}')
+    assert read_making(store, "ab") == {"shape": "clean100", "content_digest": "ab"}
+    assert read_making(store, "cd") is None
+    make_scale_store.check_output(store)  # an earlier record is written over
+    for other in ("no JSON", "[]", "{}", "3"):
+        record.write_text(other)
+        assert read_making(store, "ab") is None
+        with pytest.raises(ValueError, match="something else than the record of such a store; choose another --output"):
+            make_scale_store.check_output(store)
+    with pytest.raises(ValueError, match="name is that of the record"):
+        make_scale_store.check_output(record)

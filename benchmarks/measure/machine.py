@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+_GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
 _PACKAGES = ("rvqprobe", "numpy", "scipy", "h5py", "scikit-learn", "torch")
 
 
@@ -31,7 +32,7 @@ def machine_facts() -> dict[str, Any]:
         "platform": platform.platform(),
         "python": platform.python_version(),
         "versions": {name: found for name in _PACKAGES if (found := _version(name)) is not None},
-        "commit": _commit(),
+        "commit": commit_of(ROOT),
     }
 
 
@@ -49,16 +50,6 @@ def _memory_gb() -> float | None:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
     except (AttributeError, ValueError, OSError):
         return None
-
-
-def available_gb() -> float | None:
-    """Return the memory that can be had without swapping, 1e9 bytes; None where the system does not tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    found = [int(line.split()[1]) * 1024 / 1e9 for line in lines if line.startswith("MemAvailable:")]
-    return found[0] if found else None
 
 
 def _blas() -> list[dict[str, Any]]:
@@ -79,10 +70,26 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _commit() -> str | None:
-    """Return the commit of the working tree, with ``-dirty`` where tracked files differ from it."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+def commit_of(folder: Path) -> str | None:
+    """Return the commit that a checkout is at, with ``-dirty`` where tracked files differ from it.
+
+    None where `folder` is no checkout of its own: one that merely lies within another project's is not at its commit.
+    """
     try:
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+        if Path(_git(folder, "rev-parse", "--show-toplevel")).resolve() != folder.resolve():
+            return None
+        head = _git(folder, "rev-parse", "--short=12", "HEAD")
+        changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.CalledProcessError):
         return None
+    return f"{head}-dirty" if changed else head
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    # in a hook those name another checkout; without optional locks the status writes nothing into this one
+    environment = {name: value for name, value in os.environ.items() if name not in _GIT_PLACES}
+    environment["GIT_OPTIONAL_LOCKS"] = "0"
+    command = ["git", *arguments]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=True
+    ).stdout.strip()

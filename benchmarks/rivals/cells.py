@@ -18,7 +18,7 @@ from probes.counting import count_frames
 from probes.metrics import confusion_matrix, macro_f1
 from probes.objective import logistic_value
 from probes.problem import Fit, FitOptions, LogisticProblem
-from probes.questions import ClassQuestion, Settings, class_question
+from probes.questions import ClassQuestion, NotApplicable, Settings, class_question
 from schemas.store import TRAIN
 
 Array = NDArray[np.float64]
@@ -71,7 +71,7 @@ class Cell:
         On all frames.
     sample : Sample
     seconds_count : float
-        One pass over the codec's frames, for this layer's three tasks.
+        One pass over the codec's frames, for this layer's three tasks, and making the problem of this one.
     """
 
     codec: str
@@ -125,12 +125,20 @@ def load_cells(
         tables = count_frames(frames, (layer,)).layer(layer)
         seconds_count = time.perf_counter() - begin
         for task in tasks:
+            begin = time.perf_counter()
             question = class_question(frames, tables, layer, task, Settings(standardize=standardize))
-            yield Cell(codec, task, layer, question, draw_sample(frames, question, layer, n_rows, seed), seconds_count)
+            seconds = seconds_count + time.perf_counter() - begin
+            yield Cell(codec, task, layer, question, draw_sample(frames, question, layer, n_rows, seed), seconds)
 
 
 def draw_sample(frames: Frames, question: ClassQuestion, layer: int, n_rows: int, seed: int) -> Sample:
-    """Draw training frames uniformly, without replacement, in the order of the store."""
+    """Draw training frames uniformly, without replacement, in the order of the store.
+
+    Raises
+    ------
+    NotApplicable
+        When all frames drawn are of one class.
+    """
     begin = time.perf_counter()
     labels = frames.labels(question.task, 0, frames.n_frames)
     taken = (question.class_of_label >= 0)[labels] & (frames.frame_splits(0, frames.n_frames) == TRAIN)
@@ -140,6 +148,8 @@ def draw_sample(frames: Frames, question: ClassQuestion, layer: int, n_rows: int
     codes = frames.layer(layer).codes(0, frames.n_frames)[places]
     classes, y = np.unique(question.class_of_label[labels[places]], return_inverse=True)
     seconds_read = time.perf_counter() - begin
+    if len(classes) < 2:
+        raise NotApplicable(f"{question.task}: a sample of {len(places)} frames holds one class; ask for more --rows")
     counts = np.zeros((frames.n_codewords, len(classes)))
     np.add.at(counts, (codes, y), 1.0)
     # features are scaled as in the full problem, so that the methods differ in their frames alone
