@@ -1,13 +1,17 @@
 """A proof of how far a solution is from the optimum, in float64 and independent of how it was found.
 
-With a penalty of strength l2, f is l2-strongly convex in W and convex in b, so for the minimiser (W*, b*)
+For any table q whose rows are probabilities, with p the model's and s = 1'(r q - T), the gap to the minimum (W*, b*) is
 
-    f(W, b) - f* <= <g_W, W - W*> - l2/2 ||W - W*||^2 + <g_b, b - b*>
-                 <= ||g_W||^2 / (2 l2) + ||g_b||_1 * max_k |b_k - b*_k|
+    f(W, b) - f* <= sum_v r_v KL(q_v || p_v) + ||X'(r q - T) + l2 W||^2 / (2 l2) + ||s||_1 * max_k |b_k - b*_k|
 
-(Nesterov, Lectures on Convex Optimization, 2018, section 2.1.3, DOI 10.1007/978-3-319-91578-4). The intercept is first
-solved for, which makes g_b rounding noise; what is left of it is charged with a bound on the distance to b*. Classes
-only compete, so both intercepts may be shifted to range around zero, and in half ranges
+for logsumexp(z) >= <q, z> - sum q log q, with KL(q || softmax(z)) the difference: put into the objective and minimised
+over W, that bounds f* from below (Fenchel duality; Yu, Huang and Lin 2011, section 2, DOI 10.1007/s10994-010-5221-8).
+q = p gives ||g_W||^2 / (2 l2), the bound by strong convexity (Nesterov, Lectures on Convex Optimization, 2018, section
+2.1.3, DOI 10.1007/978-3-319-91578-4), which charges all of the gradient as if only the penalty held it; a better q
+(`probes.dual_point`) takes from the gradient what the frames hold, at the price of a far smaller divergence.
+
+The intercept is first solved for, which makes s rounding noise; what is left of it is charged with a bound on the
+distance to b*. Classes only compete, so both intercepts may be shifted to range around zero, and in half ranges
 |b_k - b*_k| <= (range(b) + range(b*)) / 2. At the optimum r.p_k = pi_k, the share of class k, and the ratio of two
 classes' probabilities differs between codes by no more than the spread of their logits, hence
 range(b*) <= log(max pi / min pi) + sqrt(2) max_v ||x_v|| ||W*||, and ||W*||^2 <= 2 f / l2 because f >= f*.
@@ -17,6 +21,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import rel_entr
 
 from probes.objective import LogisticObjective, cross_entropy, softmax
 
@@ -42,7 +47,7 @@ class Certificate:
     gap_bound: float
 
 
-def certify(objective: LogisticObjective, coef: Array, intercept: Array) -> Certificate:
+def certify(objective: LogisticObjective, coef: Array, intercept: Array, dual: Array | None = None) -> Certificate:
     """Solve for the intercept and bound the gap.
 
     Parameters
@@ -50,6 +55,8 @@ def certify(objective: LogisticObjective, coef: Array, intercept: Array) -> Cert
     objective : LogisticObjective
     coef : float64 array of shape (n_classes, dim)
     intercept : float64 array of shape (n_classes,), a first guess
+    dual : float64 array of shape (n_codes, n_classes) or None
+        Rows of probabilities, see `probes.dual_point`. Any are right; good ones make the bound sharp.
     """
     with np.errstate(all="ignore"):
         # The free intercept absorbs a shift of the rows exactly, so the problem is as well that of the centred ones;
@@ -59,12 +66,26 @@ def certify(objective: LogisticObjective, coef: Array, intercept: Array) -> Cert
         shift = coef @ mean
         scores = centred.codewords @ coef.T
         intercept = solve_intercept(scores, centred.targets, intercept + shift)
-        gradient_coef, gradient_intercept = centred.gradient(coef, intercept)
-        value = centred.value(coef, intercept)
-        bound = float(np.vdot(gradient_coef, gradient_coef)) / (2.0 * centred.l2_strength)
-        leftover = float(np.abs(gradient_intercept).sum())
-        bound += leftover * _intercept_distance(centred, intercept, value)
+        probabilities, log_sum_exp = softmax(scores + intercept)
+        value = cross_entropy(scores + intercept, log_sum_exp, centred.targets)
+        value += 0.5 * centred.l2_strength * float(np.vdot(coef, coef))
+        bound = _bound(centred, coef, intercept, value, probabilities, probabilities)
+        if dual is not None:
+            bound = float(np.fmin(bound, _bound(centred, coef, intercept, value, probabilities, dual)))
     return Certificate(intercept - shift, value, bound)
+
+
+def _bound(
+    objective: LogisticObjective, coef: Array, intercept: Array, value: float, probabilities: Array, dual: Array
+) -> float:
+    """Return the bound that the dual point gives; its rows are probabilities to rounding."""
+    weights = objective.targets.sum(axis=1, keepdims=True)
+    residual = weights * dual - objective.targets
+    pulled = residual.T @ objective.codewords + objective.l2_strength * coef
+    leftover = float(np.abs(residual.sum(axis=0)).sum())
+    bound = float(np.vdot(pulled, pulled)) / (2.0 * objective.l2_strength)
+    bound += leftover * _intercept_distance(objective, intercept, value)
+    return bound + (0.0 if dual is probabilities else divergence(weights, dual, probabilities))
 
 
 def solve_intercept(scores: Array, targets: Array, intercept: Array) -> Array:
@@ -139,6 +160,11 @@ def intercept_step_from(products: Array, mass: Array, gradient: Array) -> Array:
 def _loss(logits: Array, targets: Array) -> tuple[float, Array]:
     probabilities, log_sum_exp = softmax(logits)
     return cross_entropy(logits, log_sum_exp, targets), probabilities
+
+
+def divergence(weights: Array, point: Array, probabilities: Array) -> float:
+    """Return sum_v r_v KL(q_v || p_v), r (n_codes, 1); infinite where q has what p has not."""
+    return float(weights[:, 0] @ rel_entr(point, probabilities).sum(axis=1))
 
 
 def _intercept_distance(objective: LogisticObjective, intercept: Array, value: float) -> float:

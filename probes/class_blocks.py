@@ -17,7 +17,7 @@ _BLOCK_JITTER = 1e-6
 _FEWEST_ITERATIONS = 4
 _SETTLING_ITERATIONS = 8
 # The proof takes a gap smaller than the estimate's goal by about e to this power.
-_PROOF_E = 3.0
+_PROOF_E = 6.0
 # Multiplications to spend on one set of blocks.
 _BUDGET = 1.2e10
 
@@ -51,6 +51,18 @@ def inverse_blocks(features: Array, curvature: Array, strength: Array) -> NDArra
         blocks[k] = _symmetric_inverse(block)
         blocks[k] *= np.outer(scale, scale).astype(np.float32)
     return blocks
+
+
+def regular_inverse(matrix: Array) -> NDArray[np.float32]:
+    """Return the inverse of a symmetric positive definite matrix in single precision."""
+    scale = 1.0 / np.sqrt(np.diag(matrix))
+    single = (matrix * scale * scale[:, None]).astype(np.float32)
+    single.reshape(-1)[:: len(single) + 1] += np.float32(_BLOCK_JITTER)
+    inverse = _symmetric_inverse(single)
+    scale = scale.astype(np.float32)
+    inverse *= scale
+    inverse *= scale[:, None]
+    return inverse
 
 
 def apply_blocks(blocks: NDArray[np.float32], unknown: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -102,6 +102,9 @@ class FeatureSpace:
 
         return apply
 
+    def dual_point(self, probabilities: Array, gradient: Array) -> None:
+        """Return None: the plain bound is sharp enough where the frames hold most directions well."""
+
     def gap_bound(self, gradient: Array) -> float:
         """Return sum_j g_j^2 / (2 l_j), which bounds the gap where the intercept's gradient is zero."""
         return 0.5 * float(np.sum(gradient[:-1] ** 2 / self._strength[:-1]))

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.lapack import dpotrf, dpotri
 
+from probes.dual_point import dual_point
 from probes.objective import cross_entropy, softmax
 from probes.reduction import ReducedProblem
 from probes.single import Matrix
@@ -53,6 +54,7 @@ class LogitSpace:
         self._penalty = Matrix(penalty, in_single=stiffness < _STIFFEST_SINGLE)
         self._codewords = Matrix(problem.codewords)
         self._penalty_diagonal = np.maximum(np.diag(self._penalty.values), np.finfo(float).tiny)[:, None]
+        self._start: Array | None = None
 
     @property
     def iteration_cost(self) -> float:
@@ -61,13 +63,19 @@ class LogitSpace:
 
     def start(self) -> Array:
         """Return the log of smoothed targets: the best of a few amounts of smoothing."""
+        if self._start is None:
+            self._start = self._smoothed_targets()
+        return self._start
+
+    def _smoothed_targets(self) -> Array:
         best, best_value = None, np.inf
         for amount in (0.1, 0.3, 1.0, 3.0):
             logits = np.log(self.problem.targets + amount * self._penalty_diagonal)
             logits -= logits.mean(axis=1, keepdims=True)
             _, log_sum_exp = softmax(logits)
             value = cross_entropy(logits, log_sum_exp, self.problem.targets)
-            value += 0.5 * float(np.vdot(logits, self._penalty @ logits))
+            single = logits.astype(np.float32)  # to choose among four, that will do
+            value += 0.5 * float(np.vdot(logits, self._penalty @ single))
             if value >= best_value:
                 break
             best, best_value = logits, value
@@ -108,6 +116,14 @@ class LogitSpace:
             return step
 
         return apply
+
+    def dual_point(self, probabilities: Array, gradient: Array) -> Array:
+        """Return a dual point for a sharper bound, see `probes.dual_point`."""
+        return dual_point(self.problem.weights, probabilities, gradient, self._kept(probabilities, gradient))
+
+    def _kept(self, probabilities: Array, gradient: Array) -> Array | float:
+        """Return what of the gradient the penalty holds at less cost than the frames."""
+        return 0.0
 
     def gap_bound(self, gradient: Array) -> float:
         """Return ||X' g||^2 / (2 l2), which bounds the gap where the columns of g sum to zero (intercept solved)."""

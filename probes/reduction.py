@@ -34,6 +34,8 @@ class ReducedProblem:
         What was subtracted from every codeword.
     basis : float64 array of shape (original dim, dim) or None
         Orthonormal columns; None where the basis was kept.
+    group : int64 array of shape (n_used_codes,)
+        Row of each code that occurs in training.
     """
 
     codewords: Array
@@ -42,6 +44,7 @@ class ReducedProblem:
     l2_strength: float
     mean: Array
     basis: Array | None
+    group: NDArray[np.int64]
 
     @property
     def n_classes(self) -> int:
@@ -61,7 +64,13 @@ def reduce_problem(problem: LogisticProblem) -> ReducedProblem:
     """Drop unused codes, merge identical ones, centre, and rotate where there are more dimensions than codes."""
     targets = problem.targets
     used = targets.sum(axis=1) > 0
-    codewords, targets = _merge_identical(np.asarray(problem.codewords, dtype=np.float64)[used], targets[used])
+    codewords, targets = np.asarray(problem.codewords, dtype=np.float64)[used], targets[used]
+    group = _groups(codewords)
+    if group.max() < len(group) - 1:
+        _, first = np.unique(group, return_index=True)
+        merged = np.zeros((len(first), targets.shape[1]))
+        np.add.at(merged, group, targets)
+        codewords, targets = codewords[first], merged
     weights = targets.sum(axis=1)
     mean = weights @ codewords
     codewords = codewords - mean
@@ -69,17 +78,11 @@ def reduce_problem(problem: LogisticProblem) -> ReducedProblem:
     if codewords.shape[1] > _WORTH_ROTATING * len(codewords):
         basis, triangle = np.linalg.qr(codewords.T)
         codewords = np.ascontiguousarray(triangle.T)
-    return ReducedProblem(codewords, targets, weights[:, None], problem.l2_strength, mean, basis)
+    return ReducedProblem(codewords, targets, weights[:, None], problem.l2_strength, mean, basis, group)
 
 
-def _merge_identical(codewords: Array, targets: Array) -> tuple[Array, Array]:
-    """Give equal rows of `codewords` one row that holds the sum of their targets."""
-    # Adding 0.0 turns -0.0 into 0.0, so that equal rows are equal bytes; sorting bytes is 20 times faster than rows.
-    rows = np.ascontiguousarray(codewords + 0.0)
-    keys = rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1])))[:, 0]
-    _, first, group = np.unique(keys, return_index=True, return_inverse=True)
-    if len(first) == len(rows):
-        return rows, targets
-    merged = np.zeros((len(first), targets.shape[1]))
-    np.add.at(merged, group, targets)
-    return rows[first], merged
+def _groups(rows: Array) -> NDArray[np.int64]:
+    """Return each row's number, int64 (n_rows,), distinct rows being numbered in the order in which they appear."""
+    numbers: dict[bytes, int] = {}
+    # Adding 0.0 turns -0.0 into 0.0, so that equal rows are equal bytes; hashing them is faster than sorting rows.
+    return np.array([numbers.setdefault(row.tobytes(), len(numbers)) for row in rows + 0.0], dtype=np.int64)

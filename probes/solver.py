@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from probes.certificate import intercept_step
+from probes.certificate import divergence, intercept_step
 from probes.lbfgs import CurvatureMemory
 from probes.line_search import Trial, search
 from probes.objective import cross_entropy, softmax
@@ -77,6 +77,10 @@ class Space(Protocol):
         """Return a bound on f - f*, valid once the intercept's gradient is zero."""
         ...
 
+    def dual_point(self, probabilities: Array, gradient: Array) -> Array | None:
+        """Return probabilities (n_codes, n_classes) that make the bound sharper; None where the space knows none."""
+        ...
+
     def coefficients(self, unknown: Array) -> tuple[Array, Array]:
         """Return W and b on the reduced codewords."""
         ...
@@ -120,6 +124,8 @@ class Solution:
         Quasi-Newton decrement there, absolute.
     iterations_ahead : float
         Iterations that the measured rate of decrease predicts until the estimate is reached; infinite without one.
+    dual : float64 array of shape (n_codes, n_classes) or None
+        The dual point of the proof; None where the probabilities at `unknown` serve.
     """
 
     unknown: Array
@@ -128,6 +134,7 @@ class Solution:
     value: float
     gap_estimate: float
     iterations_ahead: float
+    dual: Array | None = None
 
 
 @dataclass
@@ -172,6 +179,7 @@ class _Run:
         self._estimates: list[float] = []  # one an iteration
         self._since_refresh: list[float] = []
         self._bound_due = _DueBound()
+        self._dual: Array | None = None
 
     def to_the_end(self) -> Solution:
         """Iterate until there is a reason to stop."""
@@ -250,7 +258,9 @@ class _Run:
         limit = self._limits.bound * abs(self._point.value)
         if self._point.age and not self._bound_due.is_due(self._estimates):
             return False
-        bound = _gap_bound(self._space, self._point)
+        bound, self._dual = _gap_bound(self._space, self._point), None
+        if bound > limit:
+            bound, self._dual = _sharper_bound(self._space, self._point, bound)
         if bound <= limit:
             return True
         self._bound_due.missed(limit / bound, self._estimates)
@@ -262,7 +272,7 @@ class _Run:
     def _solution(self, outcome: SolverOutcome, n_iter: int) -> Solution:
         estimate = self._estimates[-1] if self._estimates and outcome != "non_finite" else np.nan
         ahead = self._iterations_ahead() if outcome != "non_finite" else np.inf
-        return Solution(self._point.unknown, outcome, n_iter, self._point.value, estimate, ahead)
+        return Solution(self._point.unknown, outcome, n_iter, self._point.value, estimate, ahead, self._dual)
 
 
 class _DueBound:
@@ -335,6 +345,16 @@ def _gap_bound(space: Space, point: _Point) -> float:
     step = intercept_step(probabilities, weights[:, 0], residual.sum(axis=0))
     residual += weights * probabilities * (step - (probabilities @ step)[:, None])
     return space.gap_bound(space.gradient(residual, point.penalty_gradient))
+
+
+def _sharper_bound(space: Space, point: _Point, bound: float) -> tuple[float, Array | None]:
+    """Return the bound that the space's dual point gives, with that point; what is known already where it has none."""
+    dual = space.dual_point(point.probabilities, point.gradient)
+    if dual is None:
+        return bound, None
+    weights = space.problem.weights
+    kept = point.gradient + weights * (dual - point.probabilities)
+    return divergence(weights, dual, point.probabilities) + space.gap_bound(kept), dual
 
 
 def _iterations_ahead(estimates: list[float], target: float) -> float:

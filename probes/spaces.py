@@ -19,6 +19,7 @@ from probes.feature_space import FeatureSpace
 from probes.logit_space import LogitSpace
 from probes.newton_space import NewtonSpace
 from probes.reduction import ReducedProblem
+from probes.shared_space import SharedSpace
 from probes.solver import Limits, Solution, Space, minimise
 from probes.stiff_space import StiffSpace
 
@@ -120,12 +121,15 @@ def _logit_space(problem: ReducedProblem) -> LogitSpace | None:
 def _cheap_spaces(problem: ReducedProblem, logit: LogitSpace | None, first: str | None) -> Iterator[Space]:
     """Yield the spaces to try, the more promising one first, each made when its turn comes.
 
-    Few stiff directions hardly disturb the plain saturated metric; many are better left to the features, where they
-    are cheap.
+    Classes of like curvature need one inverse only. Few stiff directions hardly disturb the plain saturated metric;
+    many are better left to the features, where they are cheap.
     """
     if logit is None:
         yield FeatureSpace(problem)
         return
+    shared = SharedSpace(logit)
+    if first is None and shared.is_promising:
+        yield shared
     stiff = StiffSpace(logit)
     n_codes = len(problem.codewords)
     saturated: Space = logit if stiff.n_stiff < _FEW_STIFF * n_codes else stiff

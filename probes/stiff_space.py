@@ -111,6 +111,14 @@ class StiffSpace(LogitSpace):
 
         return apply
 
+    def _kept(self, probabilities: Array, gradient: Array) -> Array:
+        # Along a stiff direction the penalty l and the loss, about p of the typical code, share what is to be held.
+        weights = self.problem.weights
+        typical = np.exp((weights * np.log(np.maximum(probabilities, np.finfo(float).tiny))).sum(axis=0))
+        along = self._directions.transposed_times((gradient / weights).astype(np.float32))
+        strengths = self._strengths[:, None]
+        return self._directions @ np.asarray(along * (strengths / (strengths + typical)), dtype=np.float32)
+
 
 class _HeldDirections:
     """Directions that the penalty holds by itself, split off before the metric and joined again after it.

@@ -21,7 +21,7 @@ from probes.spaces import carry_over, solve
 
 Array = NDArray[np.float64]
 
-DEFAULT_TOL = 1e-8
+DEFAULT_TOL = 1e-7
 DEFAULT_MAX_ITER = 10_000
 # Relative gap that a fit is to prove, a little less than the 1e-6 that is promised; never sharper than the tolerance.
 _PROVE = 8e-7
@@ -128,7 +128,8 @@ class _Answer:
 
 def _shares_alone(objective: LogisticObjective, reduced: ReducedProblem) -> _Answer:
     """Answer where all frames have one code: the intercept is the log of the classes' shares."""
-    coef, intercept = reduced.restore(np.zeros((reduced.n_classes, reduced.codewords.shape[1])), np.log(reduced.targets[0]))
+    no_weights = np.zeros((reduced.n_classes, reduced.codewords.shape[1]))
+    coef, intercept = reduced.restore(no_weights, np.log(reduced.targets[0]))
     return _Answer(coef, certify(objective, coef, intercept), "converged", 0, 0.0)
 
 
@@ -155,7 +156,8 @@ def _answer(
     objective: LogisticObjective, reduced: ReducedProblem, space: Space, solution: Solution, limits: Limits
 ) -> _Answer:
     coef, intercept = reduced.restore(*space.coefficients(solution.unknown))
-    certificate = certify(objective, coef, intercept)
+    dual = None if solution.dual is None else solution.dual[reduced.group]
+    certificate = certify(objective, coef, intercept, dual)
     # What rounding has cost between the unknown and the weights is a gap as well.
     estimate = max(solution.gap_estimate, certificate.objective - solution.value)
     outcome = _outcome(solution)

@@ -17,6 +17,7 @@ from probes.newton_space import NewtonSpace
 from probes.objective import LogisticObjective, cross_entropy, softmax
 from probes.problem import FitOptions, LogisticProblem
 from probes.reduction import reduce_problem
+from probes.shared_space import SharedSpace
 from probes.single import Matrix
 from probes.solver import Limits, minimise
 from probes.spaces import carry_over, solve
@@ -69,7 +70,11 @@ def stiff_space(reduced):
     return StiffSpace(LogitSpace(reduced))
 
 
-@pytest.mark.parametrize("space_class", [LogitSpace, FeatureSpace, stiff_space])
+def shared_space(reduced):
+    return SharedSpace(LogitSpace(reduced))
+
+
+@pytest.mark.parametrize("space_class", [LogitSpace, FeatureSpace, stiff_space, shared_space])
 class TestSpace:
     def space(self, space_class, **shape):
         return space_class(reduce_problem(logistic_problem(**(WIDE | {"n_classes": 4} | shape))))
@@ -134,6 +139,84 @@ class TestSpace:
                 LogisticObjective(reduced.codewords, reduced.targets, reduced.l2_strength), coef, intercept
             )
             assert certificate.gap_bound >= certificate.objective - best - 1e-12
+
+    def test_the_dual_point_gives_a_bound_too_and_a_sharper_one(self, space_class):
+        # mild, then so steep that stiff and soft directions differ
+        for condition, n_frames in ((1e2, 20_000), (1e5, 200_000)):
+            space = self.space(space_class, condition=condition, n_frames=n_frames)
+            best = minimise(space, space.start(), TIGHT).value
+            solution = minimise(space, space.start(), Limits(1e-15, 1e-15, 5))
+            coef, intercept = space.coefficients(solution.unknown)
+            reduced = space.problem
+            objective = LogisticObjective(reduced.codewords, reduced.targets, reduced.l2_strength)
+            probabilities, _ = softmax(space.logits(solution.unknown))
+            residual = reduced.weights * probabilities - reduced.targets
+            gradient = space.gradient(residual, space.penalty_product(solution.unknown))
+            dual = space.dual_point(probabilities, gradient)
+            if dual is None:
+                assert space_class is FeatureSpace
+                continue
+            np.testing.assert_allclose(dual.sum(axis=1), 1.0, rtol=1e-12)
+            assert np.abs((reduced.weights * dual - reduced.targets).sum(axis=0)).max() < 1e-12
+            plain, sharp = certify(objective, coef, intercept), certify(objective, coef, intercept, dual)
+            assert sharp.gap_bound >= sharp.objective - best - 1e-12
+            # a code's own block knows of no stiff directions
+            share = 1.0 if space_class is LogitSpace and condition > 1e3 else 0.6
+            assert sharp.gap_bound <= share * plain.gap_bound
+
+
+class TestSharedSpace:
+    """One inverse for all classes, where their curvature is alike."""
+
+    def problem(self, n_classes=40, n_frames=2_000_000, **shape):
+        """Codes that say little of many classes, as of speakers."""
+        rng = np.random.default_rng(3)
+        X = rng.standard_normal((100, 120)) * 10.0 ** (-3 * np.arange(120) / 120)
+        lean = 0.4 * X @ rng.standard_normal((120, n_classes)) / np.sqrt((X**2).sum(axis=1).mean())
+        shares, _ = softmax(lean + rng.normal(0, 0.5, (100, 1)))
+        return LogisticProblem(X, rng.poisson(n_frames / 100 * shares).astype(float))
+
+    def test_it_is_taken_for_like_classes_and_needs_few_iterations(self):
+        reduced = reduce_problem(self.problem())
+        assert shared_space(reduced).is_promising
+        space, solution = solve(reduced, Limits(1e-9, 8e-7, 1000))
+        assert (space.name, solution.outcome) == ("shared", "converged")
+        assert solution.n_iter <= 20
+        plain = LogitSpace(reduced)
+        assert minimise(plain, plain.start(), Limits(1e-9, 8e-7, 1000)).n_iter > 2 * solution.n_iter
+
+    def test_not_where_a_class_has_hardly_a_frame(self):
+        problem = self.problem()
+        counts = problem.counts.copy()
+        counts[5:, 0] = 0.0
+        reduced = reduce_problem(LogisticProblem(problem.codewords, counts))
+        assert not shared_space(reduced).is_promising
+
+    def test_not_where_codes_tell_the_class(self):
+        problem = self.problem()
+        counts = problem.counts + 0.0
+        counts[np.arange(100), np.arange(100) % 40] *= 1000
+        reduced = reduce_problem(LogisticProblem(problem.codewords, np.maximum(counts, 1.0)))
+        assert not shared_space(reduced).is_promising
+
+    def test_its_proof_is_nearly_the_gap_itself(self):
+        problem = self.problem()
+        reduced = reduce_problem(problem)
+        space = shared_space(reduced)
+        best = minimise(space, space.start(), TIGHT).value
+        solution = minimise(space, space.start(), Limits(1e-6, 1e-4, 1000))
+        coef, intercept = reduced.restore(*space.coefficients(solution.unknown))
+        objective = LogisticObjective.of(problem)
+        dual = space.dual_point(softmax(solution.unknown)[0], self.gradient(space, solution.unknown))
+        certificate = certify(objective, coef, intercept, dual[reduced.group])
+        gap = certificate.objective - best
+        assert gap <= certificate.gap_bound <= 10 * gap
+        assert certify(objective, coef, intercept).gap_bound > 100 * gap
+
+    def gradient(self, space, unknown):
+        probabilities, _ = softmax(unknown)
+        residual = space.problem.weights * probabilities - space.problem.targets
+        return space.gradient(residual, space.penalty_product(unknown))
 
 
 class TestStiffSpace:
@@ -414,7 +497,32 @@ def test_reduction_keeps_the_objective():
     assert LogisticObjective.of(problem).value(*reduced.restore(coef, intercept)) == pytest.approx(inside, rel=1e-12)
 
 
+def test_equal_codewords_share_a_row_wherever_they_stand():
+    problem = logistic_problem(n_codes=30)
+    X, counts = problem.codewords.copy(), problem.counts.copy()
+    X[29], X[3], X[4] = X[2], X[2], -0.0 * X[4]
+    X[20] = 0.0
+    counts[7] = 0.0
+    reduced = reduce_problem(LogisticProblem(X, counts))
+    used = np.flatnonzero(counts.sum(axis=1))
+    same = np.abs(X[used][:, None] - X[used][None]).max(axis=2) == 0
+    np.testing.assert_array_equal(reduced.group[:, None] == reduced.group, same)
+    np.testing.assert_allclose(reduced.codewords[reduced.group] + reduced.mean, X[used], atol=1e-12)
+    assert reduced.targets.sum() == pytest.approx(1.0)
+
+
 class TestCertificate:
+    def test_any_dual_point_is_right(self):
+        problem = logistic_problem(C=1e-2)
+        objective = LogisticObjective.of(problem)
+        best = ExactBackend().fit_logistic(problem, FitOptions()).objective
+        rng = np.random.default_rng(0)
+        for scale in (0.0, 0.1, 1.0):
+            coef, intercept = (scale * part for part in random_point(objective))
+            dual, _ = softmax(rng.standard_normal(objective.targets.shape))
+            certificate, plain = certify(objective, coef, intercept, dual), certify(objective, coef, intercept)
+            assert certificate.objective - best <= certificate.gap_bound <= plain.gap_bound
+
     def test_bound_covers_a_bad_point(self):
         problem = logistic_problem(C=1e-3)
         objective = LogisticObjective.of(problem)
