@@ -19,6 +19,7 @@ from scipy.linalg import eigh
 
 from probes.class_blocks import apply_blocks, inverse_blocks, is_due, largest_block
 from probes.logit_space import LogitSpace
+from probes.shared_inverse import SharedInverse, alike, curvature_of
 from probes.single import Matrix
 
 Array = NDArray[np.float64]
@@ -30,6 +31,10 @@ _STIFF_PENALTY = 0.1
 _TROUBLE_PENALTY = 2.0
 # Share of troubling directions from which whitened features, where they are harmless, serve better.
 _MANY = 0.35
+# Iterations between two refreshes, and what a number read from a block costs in multiplications of a matrix product:
+# for choosing between blocks and the inverse that classes share.
+_TYPICAL_ITERATIONS = 25
+_READING_WORK = 6
 # Penalty, in units of the codes' weights (no loss curves by more than a quarter), that holds a direction by itself.
 _HELD_PENALTY = 10.0
 # Of q, relative to what the penalty has left for a code of median weight: on rare codes less would be rounding noise.
@@ -59,6 +64,8 @@ class StiffSpace(LogitSpace):
         self._held = _HeldDirections(directions, self._strengths, weights)
         self._inverse_diagonal = np.empty((0, 0), dtype=np.float32)
         self._blocks = np.empty((0, 0, 0), dtype=np.float32)
+        self._alike = np.zeros(n_classes, dtype=bool)
+        self._shared: SharedInverse | None = None
         self._n_refreshes = 0
 
     @property
@@ -87,10 +94,14 @@ class StiffSpace(LogitSpace):
         return is_due(estimates, self._n_refreshes, self.refresh_cost / self.iteration_cost)
 
     def refresh(self, probabilities: Array) -> None:
-        """Rebuild the classes' blocks at these probabilities."""
+        """Rebuild the classes' blocks at these probabilities, and the inverse that those of like curvature share."""
         self._n_refreshes += 1
-        curvature = self.problem.weights * probabilities * (1.0 - probabilities)
-        inverse_diagonal = 1.0 / (curvature + self._rest)
+        curvature = curvature_of(self.problem.weights, probabilities)
+        self._alike = alike(self.problem.weights, self.problem.targets, curvature)
+        if not self._is_shared_cheaper(int(self._alike.sum())):
+            self._alike[:] = False
+        self._shared = SharedInverse(self._penalty.values, curvature[:, self._alike]) if self._alike.any() else None
+        inverse_diagonal = 1.0 / (curvature[:, ~self._alike] + self._rest)
         self._inverse_diagonal = inverse_diagonal.astype(np.float32)
         self._blocks = inverse_blocks(self._directions.values, inverse_diagonal, 1.0 / self._strengths)
 
@@ -101,15 +112,28 @@ class StiffSpace(LogitSpace):
             balanced = gradient - gradient.mean(axis=1, keepdims=True)
             size = np.abs(balanced).max() or 1.0
             force = (balanced / size).astype(np.float32)  # what float32 can hold, however small the gradient
-            force, along = self._held.split(force)
-            step = force * self._inverse_diagonal
-            pull = apply_blocks(self._blocks, self._directions.transposed_times(step))
-            step -= self._inverse_diagonal * (self._directions @ pull)
-            step = self._held.join(step, along)
-            step -= step.mean(axis=1, keepdims=True)
-            return np.asarray(size * step)
+            step = np.empty_like(force)
+            if self._shared is not None:
+                step[:, self._alike] = self._shared.of(force[:, self._alike])
+            step[:, ~self._alike] = self._by_blocks(force[:, ~self._alike])
+            scaled: Array = float(size) * step.astype(np.float64)
+            scaled -= scaled.mean(axis=1, keepdims=True)
+            return scaled
 
         return apply
+
+    def _is_shared_cheaper(self, n_alike: int) -> bool:
+        """Say whether one inverse over all codes costs less than `n_alike` blocks, until the next refresh."""
+        n, size = self._n_codes, self.n_stiff
+        blocks = self.refresh_cost + _TYPICAL_ITERATIONS * size * (2 * n + _READING_WORK * size)
+        return bool(n**3 + _TYPICAL_ITERATIONS * n_alike * n**2 < n_alike * blocks)
+
+    def _by_blocks(self, force: Single) -> Single:
+        force, along = self._held.split(force)
+        step = force * self._inverse_diagonal
+        pull = apply_blocks(self._blocks, self._directions.transposed_times(step))
+        step -= self._inverse_diagonal * (self._directions @ pull)
+        return self._held.join(step, along)
 
     def _kept(self, probabilities: Array, gradient: Array) -> Array:
         # Along a stiff direction the penalty l and the loss, about p of the typical code, share what is to be held.
