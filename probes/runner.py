@@ -170,7 +170,10 @@ def _count(
     n_done = 0
     for index, part in _in_order(pool.run(calls)):
         path, codec, _, (start, stop), folder = calls[index][1]
-        tables[path, codec] = tables[path, codec] + part if (path, codec) in tables else part
+        if (path, codec) in tables:
+            tables[path, codec] += part
+        else:
+            tables[path, codec] = part
         folders[path, codec].append(folder)
         n_done += stop - start
         report(n_done, n_total, "count frames")

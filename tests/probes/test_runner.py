@@ -122,6 +122,26 @@ def test_counts_of_stores_and_spans_add_up_in_any_order(store_path, tmp_path):
         expected + replace(expected, codebooks_sha256="other")
 
 
+def test_counts_add_in_place_where_their_labels_agree(store_path, tmp_path):
+    part = write_store(tmp_path / "part.h5", RECIPE, only=range(5))
+    with Store(store_path) as whole, Store(part) as small:
+        n = whole["alpha"].n_frames
+        first, rest = (count_frames(whole["alpha"], span=span) for span in ((0, n // 3), (n // 3, n)))
+        expected, few = count_frames(whole["alpha"]), count_frames(small["alpha"])
+    table = first.speaker
+    first += rest
+    assert_equal_statistics(first, expected)
+    assert first.speaker is table
+    assert few.speakers != expected.speakers  # another vocabulary: nothing of either is touched
+    summed, unchanged = few + expected, few.speaker.copy()
+    few_before = few
+    few += expected
+    assert_equal_statistics(few, summed)
+    np.testing.assert_array_equal(few_before.speaker, unchanged)
+    with pytest.raises(ProbeError, match="statistics of different codebooks_sha256 do not add"):
+        expected += replace(expected, codebooks_sha256="other")
+
+
 def test_statistics_save_and_load(store_path, tmp_path):
     with Store(store_path) as store:
         counted = count_frames(store["beta"])
