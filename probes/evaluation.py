@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from featstore.store import Frames
 from probes.pitch_by_code import pitch_order
-from probes.spool import SpooledTracks
+from probes.spool import Spooled
 from schemas.store import EVAL
 
 _BLOCK_FRAMES = 1 << 20
@@ -28,7 +28,7 @@ class EvaluationFrames:
         A codec of an open store.
     split : int8 array of shape (n_utterances,) or None
         Part of each utterance: 0 train, 1 evaluation, -1 neither. None: the store's own.
-    spooled : SpooledTracks or None
+    spooled : Spooled or None
         What a counting pass with the same split has kept.
 
     Attributes
@@ -39,9 +39,7 @@ class EvaluationFrames:
         Frames of evaluation utterance u are ``offsets[u]`` up to ``offsets[u + 1]``.
     """
 
-    def __init__(
-        self, frames: Frames, split: NDArray[np.int8] | None = None, spooled: SpooledTracks | None = None
-    ) -> None:
+    def __init__(self, frames: Frames, split: NDArray[np.int8] | None = None, spooled: Spooled | None = None) -> None:
         self._frames, self._spooled = frames, spooled
         part = frames.store.numbers("utterances/split") if split is None else split
         self.utterances = np.flatnonzero(part == EVAL)

@@ -30,10 +30,9 @@ from probes.options import ProbeOptions
 from probes.problem import Fit
 from probes.questions import NotApplicable, class_question, pitch_question, task_classes
 from probes.representation import place_text
-from probes.spool import Spool, SpooledTracks
+from probes.spool import Spool, Spooled
 from probes.stacked.question import stacked_question
 from probes.stacked.training import FrameSample
-from probes.statistics import LayerTables, Statistics
 from probes.tasks import Task
 from schemas.record import Record, empty_record
 from schemas.store import EVAL
@@ -112,20 +111,18 @@ class Prober:
         """Close the stores."""
         self._open.close()
 
-    def count(
-        self, store: Path, codec: str, layers: tuple[int, ...], span: tuple[int, int], folder: Path
-    ) -> Statistics:
-        """Count a span of a codec's frames, and keep its evaluation frames in `folder`."""
+    def count(self, store: Path, codec: str, layers: tuple[int, ...], span: tuple[int, int], folder: Path) -> None:
+        """Count a span of a codec's frames; keep its tables and its evaluation frames in `folder`."""
         frames = self._frames(store, codec)
         with Spool(folder, layers) as spool:
-            return count_frames(frames, layers, self._split(frames), span, spool)
+            spool.keep(count_frames(frames, layers, self._split(frames), span, spool))
 
-    def probe(self, job: Job, tables: LayerTables | None, spooled: SpooledTracks) -> Record:
-        """Fit, score and save one probe; return its record. Only codeword probes need `tables`, of their layer."""
+    def probe(self, job: Job, spooled: Spooled) -> Record:
+        """Fit, score and save one probe; return its record."""
         frames = self._frames(job.store, job.codec)
         record = self._blank(job, frames)
         try:
-            asked = self._ask(job, frames, tables)
+            asked = self._ask(job, frames, spooled)
         except NotApplicable as reason:
             return record | self._frame_counts(job, frames) | {"outcome": "not_applicable", "reason": str(reason)}
         used, fallback = self._backend_for(job, asked)
@@ -142,7 +139,7 @@ class Prober:
             save_resampled(resampled_path(self._output, record["probe_file"]), scores.resamples, scores.values)
         return record
 
-    def _ask(self, job: Job, frames: Frames, tables: LayerTables | None) -> Asked:
+    def _ask(self, job: Job, frames: Frames, spooled: Spooled) -> Asked:
         """Return the job's question; raises NotApplicable where it cannot be asked."""
         options, settings = self._options, self._options.settings
         if job.task == "speaker" and options.eval_by == "speaker":
@@ -161,7 +158,7 @@ class Prober:
         if representation != "codeword":
             question = stacked_question(frames, job.task, job.layer, representation, settings, split, *sample)
             return AskedOfLayers(question, _name(job, representation), self._n_threads)
-        assert tables is not None
+        tables = spooled.tables(job.layer)
         codes = partial(self._codes_of, job)
         if job.task == "pitch":
             return AskedOfCodeword(pitch_question(frames, tables, job.layer, settings, split), codes)
@@ -181,7 +178,7 @@ class Prober:
             self._counts[place] = _frame_counts(frames, job.task, self._options, self._split(frames))
         return self._counts[place]
 
-    def _evaluation_of(self, job: Job, frames: Frames, spooled: SpooledTracks) -> EvaluationFrames:
+    def _evaluation_of(self, job: Job, frames: Frames, spooled: Spooled) -> EvaluationFrames:
         place = (job.store, job.codec)
         if self._evaluation is None or self._evaluation[0] != place:
             self._evaluation = place, EvaluationFrames(frames, self._split(frames), spooled)

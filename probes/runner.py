@@ -27,8 +27,7 @@ from probes.pool import Call, InProcess, Pool
 from probes.prober import Job, Prober
 from probes.records import RecordFile
 from probes.representation import Representation, layers_seen
-from probes.spool import SpooledTracks, scratch_folder
-from probes.statistics import Statistics
+from probes.spool import Spooled, scratch_folder
 from probes.tasks import TASKS, Task
 from schemas.record import Record
 
@@ -104,14 +103,6 @@ def _records_of(jobs: Sequence[Job], results: RecordFile) -> list[Record]:
     return [latest[job.key] for job in jobs]
 
 
-@dataclass(frozen=True)
-class _Counted:
-    """What the counting pass of one codec gives."""
-
-    statistics: Statistics
-    evaluation: SpooledTracks
-
-
 def _run(
     todo: list[Job],
     n_jobs: int,
@@ -129,7 +120,7 @@ def _run(
     LOG.info("counted %s frames in %.1f s", f"{n_frames:,}", after_counting - begin)
     n_done, n_left = n_jobs - len(todo), Counter(job.task for job in todo)
     ordered = longest_first(todo, stores) if pool.n_workers > 1 and representation == "codeword" else todo
-    for index, record in pool.run(_probe_call(job, representation, counted) for job in ordered):
+    for index, record in pool.run(("probe", (job, counted[job.store, job.codec])) for job in ordered):
         results.append(record)
         n_done += 1
         report(n_done, n_jobs, f"fit {ordered[index].codec}")
@@ -140,12 +131,6 @@ def _run(
     LOG.info("fitted and scored %s in %.1f s (workers: %d)", counted_noun(len(todo), "probe"), seconds, pool.n_workers)
 
 
-def _probe_call(job: Job, representation: Representation, counted: dict[tuple[Path, str], _Counted]) -> Call:
-    of_codec = counted[job.store, job.codec]
-    tables = None if representation != "codeword" or job.layer is None else of_codec.statistics.layer(job.layer)
-    return "probe", (job, tables, of_codec.evaluation)
-
-
 def _count(
     todo: list[Job],
     representation: Representation,
@@ -153,47 +138,26 @@ def _count(
     pool: Pool | InProcess,
     scratch: Path,
     report: Progress,
-) -> tuple[dict[tuple[Path, str], _Counted], int]:
-    """Count each codec's frames once, in the layers asked for; return what that gives, and the number of frames.
+) -> tuple[dict[tuple[Path, str], Spooled], int]:
+    """Count each codec's frames once, in the layers asked for; return what that keeps, and the number of frames.
 
     Probes that need no tables need the evaluation frames that the same pass checks and keeps.
     """
     calls: list[Call] = []
+    folders: dict[tuple[Path, str], list[Path]] = defaultdict(list)
     for (path, codec), jobs in groupby(todo, key=lambda job: (job.store, job.codec)):
         seen = {layer for job in jobs for layer in layers_seen(representation, job.layer)}
         layers = tuple(sorted(seen)) or (1,)
         for span in spans(stores[path][codec].n_frames):
-            calls.append(("count", (path, codec, layers, span, scratch / f"{len(calls):03d}")))
+            folders[path, codec].append(scratch / f"{len(calls):03d}")
+            calls.append(("count", (path, codec, layers, span, folders[path, codec][-1])))
     n_total = sum(stop - start for _, (_, _, _, (start, stop), _) in calls)
-    tables: dict[tuple[Path, str], Statistics] = {}
-    folders: dict[tuple[Path, str], list[Path]] = defaultdict(list)
     n_done = 0
-    for index, part in _in_order(pool.run(calls)):
-        path, codec, _, (start, stop), folder = calls[index][1]
-        if (path, codec) in tables:
-            tables[path, codec] += part
-        else:
-            tables[path, codec] = part
-        folders[path, codec].append(folder)
+    for index, _ in pool.run(calls):
+        _, _, _, (start, stop), _ = calls[index][1]
         n_done += stop - start
         report(n_done, n_total, "count frames")
-    evaluation = {place: SpooledTracks(folders[place]) for place in tables}
-    return {place: _Counted(tables[place], evaluation[place]) for place in tables}, n_total
-
-
-def _in_order(answers: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
-    """Yield answers by index, each as soon as all before it are there.
-
-    Tables are added in this one order, since sums of F0 squared round differently in another, and at once, so that
-    the parts of a large store are never held together.
-    """
-    early: dict[int, Any] = {}
-    following = 0
-    for index, answer in answers:
-        early[index] = answer
-        while following in early:
-            yield following, early.pop(following)
-            following += 1
+    return {place: Spooled(kept) for place, kept in folders.items()}, n_total
 
 
 def _backend(options: ProbeOptions) -> tuple[Backend, str | None]:

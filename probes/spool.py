@@ -1,8 +1,9 @@
-"""The evaluation frames that a counting pass meets, kept on disk so that no second pass over the store is needed.
+"""What a counting pass finds, kept on disk: its tables, and the evaluation frames, so that no second pass is needed.
 
-Each span's frames are raw little-endian files in a scratch folder inside the results folder, one a layer and one a
-label track, written as the frames pass. The folder goes when the run ends, and one that a killed run left behind goes
-when the next begins.
+A scratch folder inside the results folder holds one folder a span of frames. Evaluation frames are raw little-endian
+files, one a layer and one a label track, written as the frames pass; tables are one .npy a layer and label, so that the
+processes that fit read what they need and nobody holds the tables of all layers, which grow with the speakers. The
+folder goes when the run ends, and one that a killed run left behind goes when the next begins.
 """
 
 import shutil
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probes.files import output_errors
+from probes.statistics import LayerTables, Statistics
 
 _CODES = "<u2"
 _TRACKS = {"phoneme": "<u2", "speaker": "<i4", "f0": "<f4"}
@@ -24,7 +26,7 @@ _SCRATCH = ".evaluation"
 
 
 class Spool:
-    """Evaluation frames of one span, written block by block; a context manager.
+    """One span's evaluation frames, written block by block, and its tables; a context manager.
 
     Parameters
     ----------
@@ -64,8 +66,18 @@ class Spool:
             for file, values, dtype in zip(self._files, (*codes, *labels), dtypes, strict=True):
                 file.write(np.ascontiguousarray(values, dtype=dtype).data)
 
+    def keep(self, counted: Statistics) -> None:
+        """Write the span's tables."""
+        with output_errors(self._folder):
+            for row, layer in enumerate(counted.layers):
+                for name in ("phoneme", "speaker"):
+                    table = getattr(counted, name)[:, row]
+                    small = table.astype(np.uint32) if table.max(initial=0) <= np.iinfo(np.uint32).max else table
+                    np.save(self._folder / _table_name(name, layer), small)
+                np.save(self._folder / _table_name("pitch", layer), counted.pitch[:, :, row])
 
-class SpooledTracks:
+
+class Spooled:
     """Read what the spans of one codec kept, in their order.
 
     Parameters
@@ -83,6 +95,20 @@ class SpooledTracks:
     def track(self, name: str) -> NDArray[Any]:
         """Return a label track (``phoneme``, ``speaker``, ``f0``), (n_frames,)."""
         return self._read(name, _TRACKS[name])
+
+    def tables(self, layer: int) -> LayerTables:
+        """Return one layer's tables, counted from 1, summed over the spans."""
+        phoneme, speaker = (
+            np.ascontiguousarray(self._sum(_table_name(name, layer), np.int64).transpose(0, 2, 1))
+            for name in ("phoneme", "speaker")
+        )
+        return LayerTables(phoneme, speaker, self._sum(_table_name("pitch", layer), np.float64))
+
+    def _sum(self, name: str, dtype: type) -> NDArray[Any]:
+        total: NDArray[Any] = np.load(self._folders[0] / name).astype(dtype)
+        for folder in self._folders[1:]:
+            total += np.load(folder / name)
+        return total
 
     def _read(self, name: str, dtype: str) -> NDArray[Any]:
         return np.concatenate([np.fromfile(folder / name, dtype=dtype) for folder in self._folders])
@@ -103,6 +129,10 @@ def scratch_folder(output: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _table_name(name: str, layer: int) -> str:
+    return f"{name}_{layer:02d}.npy"
 
 
 def _codes_name(layer: int) -> str:

@@ -92,27 +92,14 @@ class Statistics:
         ProbeError
             When the two are of different codecs, codebooks or layers.
         """
-        self._check_adds(other)
-        phonemes, phoneme = _add_by_name(self.phonemes, self.phoneme, other.phonemes, other.phoneme)
-        speakers, speaker = _add_by_name(self.speakers, self.speaker, other.speakers, other.speaker)
-        pitch = self.pitch + other.pitch
-        return Statistics(self.codec, self.layers, phonemes, speakers, self.codebooks_sha256, phoneme, speaker, pitch)
-
-    def __iadd__(self, other: "Statistics") -> "Statistics":
-        """Add like ``+``, in the arrays of these tables where the labels agree: no third set of tables is made."""
-        if (self.phonemes, self.speakers) != (other.phonemes, other.speakers):
-            return self + other
-        self._check_adds(other)
-        for name in _TABLES:
-            table = getattr(self, name)
-            np.add(table, getattr(other, name), out=table)
-        return self
-
-    def _check_adds(self, other: "Statistics") -> None:
         for name in ("codec", "layers", "codebooks_sha256"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 raise ProbeError(f"statistics of different {name} do not add: {mine} and {theirs}")
+        phonemes, phoneme = _add_by_name(self.phonemes, self.phoneme, other.phonemes, other.phoneme)
+        speakers, speaker = _add_by_name(self.speakers, self.speaker, other.speakers, other.speaker)
+        pitch = self.pitch + other.pitch
+        return Statistics(self.codec, self.layers, phonemes, speakers, self.codebooks_sha256, phoneme, speaker, pitch)
 
     def save(self, path: Path | str) -> None:
         """Write everything to one compressed .npz file, whole or not at all."""

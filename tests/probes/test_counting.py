@@ -15,7 +15,8 @@ from probes.evaluation import EvaluationFrames
 from probes.files import OutputError
 from probes.options import ProbeOptions
 from probes.runner import run_probes
-from probes.spool import Spool, SpooledTracks, scratch_folder
+from probes.spool import Spool, Spooled, scratch_folder
+from probes.statistics import Statistics
 from tests.support.stores import StoreRecipe, write_store
 
 ONE = StoreRecipe(codecs=("alpha",))
@@ -36,7 +37,7 @@ def peak_of_counting(path, folder, n_utterances):
         finally:
             tracemalloc.stop()
         assert counted.phoneme[1, 0].sum() == frames.n_frames == 3000 * n_utterances
-        np.testing.assert_array_equal(SpooledTracks([folder]).codes(8), frames.layer(8).codes(0, frames.n_frames))
+        np.testing.assert_array_equal(Spooled([folder]).codes(8), frames.layer(8).codes(0, frames.n_frames))
     return peak
 
 
@@ -57,12 +58,36 @@ def test_spans_are_read_in_their_order(tmp_path):
             folders.append(tmp_path / f"{start}")
             with Spool(folders[-1], [3, 1]) as spool:
                 count_frames(frames, [1, 3], span=(start, stop), spool=spool)
-        kept = EvaluationFrames(frames, spooled=SpooledTracks(folders))
-        empty = SpooledTracks(folders[:1])
+        kept = EvaluationFrames(frames, spooled=Spooled(folders))
+        empty = Spooled(folders[:1])
         for name in ("phoneme", "speaker", "f0_hz"):
             np.testing.assert_array_equal(getattr(kept, name), getattr(whole, name))
             assert getattr(kept, name).dtype == getattr(whole, name).dtype
         np.testing.assert_array_equal(empty.codes(1), np.zeros(0, np.uint16))
+
+
+def test_tables_of_spans_add_up_to_those_of_the_whole(tmp_path):
+    with Store(write_store(tmp_path / "a.h5", ONE)) as store:
+        frames = store["alpha"]
+        n, expected, folders = frames.n_frames, count_frames(frames), []
+        for start, stop in ((0, 10), (10, n // 2), (n // 2, n)):
+            folders.append(tmp_path / f"{start}")
+            with Spool(folders[-1], [3, 1]) as spool:
+                spool.keep(count_frames(frames, [3, 1], span=(start, stop), spool=spool))
+    for layer in (1, 3):
+        found, whole = Spooled(folders).tables(layer), expected.layer(layer)
+        for name in ("phoneme", "speaker"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(whole, name))
+            assert getattr(found, name).dtype == np.int64
+        np.testing.assert_allclose(found.pitch, whole.pitch, rtol=1e-12)
+
+
+def test_a_cell_of_more_than_four_billion_frames_is_kept(tmp_path):
+    table = np.full((2, 1, 1, 2), 5_000_000_000)
+    counted = Statistics("alpha", (1,), ("AA",), ("s1",), "ab" * 32, table, table, np.zeros((2, 3, 1, 2)))
+    with Spool(tmp_path / "000", [1]) as spool:
+        spool.keep(counted)
+    np.testing.assert_array_equal(Spooled([tmp_path / "000"] * 2).tables(1).speaker, 10_000_000_000)
 
 
 def test_a_full_disk_is_told_with_the_folder(tmp_path):

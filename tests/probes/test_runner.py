@@ -18,7 +18,7 @@ from probes.held_out import evaluation_split
 from probes.options import ProbeOptions
 from probes.questions import NotApplicable, Settings, Standardiser, class_question
 from probes.runner import run_probes
-from probes.spool import Spool, SpooledTracks
+from probes.spool import Spool, Spooled
 from probes.statistics import Statistics
 from probes.tasks import phoneme_classes
 from schemas.record import check_record
@@ -122,26 +122,6 @@ def test_counts_of_stores_and_spans_add_up_in_any_order(store_path, tmp_path):
         expected + replace(expected, codebooks_sha256="other")
 
 
-def test_counts_add_in_place_where_their_labels_agree(store_path, tmp_path):
-    part = write_store(tmp_path / "part.h5", RECIPE, only=range(9, 11))
-    with Store(store_path) as whole, Store(part) as small:
-        n = whole["alpha"].n_frames
-        first, rest = (count_frames(whole["alpha"], span=span) for span in ((0, n // 3), (n // 3, n)))
-        expected, few = count_frames(whole["alpha"]), count_frames(small["alpha"])
-    table = first.speaker
-    first += rest
-    assert_equal_statistics(first, expected)
-    assert first.speaker is table
-    assert (few.speakers, few.phonemes) != (expected.speakers, expected.phonemes)  # another vocabulary: nothing of either is touched
-    summed, unchanged = few + expected, few.speaker.copy()
-    few_before = few
-    few += expected
-    assert_equal_statistics(few, summed)
-    np.testing.assert_array_equal(few_before.speaker, unchanged)
-    with pytest.raises(ProbeError, match="statistics of different codebooks_sha256 do not add"):
-        expected += replace(expected, codebooks_sha256="other")
-
-
 def test_statistics_save_and_load(store_path, tmp_path):
     with Store(store_path) as store:
         counted = count_frames(store["beta"])
@@ -243,7 +223,7 @@ def test_evaluation_frames_are_those_of_a_mask(store_path, monkeypatch, tmp_path
         np.testing.assert_array_equal(np.repeat(kept.speaker_of_utterance, sizes), kept.speaker)
         with Spool(tmp_path / "spool", [2, 3]) as spool:
             count_frames(frames, layers=[2, 3], spool=spool)
-        again = EvaluationFrames(frames, spooled=SpooledTracks([tmp_path / "spool"]))
+        again = EvaluationFrames(frames, spooled=Spooled([tmp_path / "spool"]))
         np.testing.assert_array_equal(again.codes(3), kept.codes(3))
         for name in ("phoneme", "speaker", "f0_hz"):
             np.testing.assert_array_equal(getattr(again, name), getattr(kept, name))
