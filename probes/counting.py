@@ -83,7 +83,7 @@ def count_frames(
         if spool is not None:
             held_out = part == EVAL
             spool.add(codes[:, held_out], [track[held_out] for track in labels])
-    sha256 = hashlib.sha256(np.ascontiguousarray(frames.codebooks, dtype="<f4").tobytes()).hexdigest()
+    sha256 = hashlib.sha256(np.ascontiguousarray(frames.codebooks, dtype="<f4").data).hexdigest()
     return Statistics(frames.name, chosen, phonemes, speakers, sha256, phoneme, speaker, pitch)
 
 

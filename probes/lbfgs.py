@@ -67,7 +67,8 @@ class CurvatureMemory:
         first = np.zeros(n)
         for i in self._newest_first:
             first[i] = (along[i] - products[i] @ first) / products[i, i]
-        inner = metric((minus - first.astype(steps.dtype) @ changes).reshape(self._shape)).ravel()
+        inner = metric((minus - first.astype(steps.dtype) @ changes).reshape(self._shape))
+        inner = inner.ravel().astype(steps.dtype, copy=False)  # else the pairs would be cast to its type, all of them
         across = changes @ inner
         second = np.zeros(n)
         for i in reversed(self._newest_first):
