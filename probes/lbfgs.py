@@ -26,7 +26,7 @@ class CurvatureMemory:
         Of the pairs and of the directions. Directions need not be exact, and float32 takes half the time and memory.
     """
 
-    def __init__(self, shape: tuple[int, ...], size: int = 10, dtype: DTypeLike = np.float64) -> None:
+    def __init__(self, shape: tuple[int, ...], size: int = 6, dtype: DTypeLike = np.float64) -> None:
         n_unknowns = int(np.prod(shape))
         self._shape, self._size = shape, size
         self._steps, self._changes = np.zeros((2, size, n_unknowns), dtype=dtype)
@@ -67,8 +67,8 @@ class CurvatureMemory:
         first = np.zeros(n)
         for i in self._newest_first:
             first[i] = (along[i] - products[i] @ first) / products[i, i]
-        inner = metric((minus - first.astype(steps.dtype) @ changes).reshape(self._shape))
-        inner = inner.ravel().astype(steps.dtype, copy=False)  # else the pairs would be cast to its type, all of them
+        inner = metric((minus - first.astype(steps.dtype) @ changes).reshape(self._shape)).ravel()
+        inner = inner.astype(steps.dtype, copy=False)  # else the pairs would be cast to its type, all of them
         across = changes @ inner
         second = np.zeros(n)
         for i in reversed(self._newest_first):

@@ -267,7 +267,8 @@ class _Run:
         return False
 
     def _iterations_ahead(self) -> float:
-        return _iterations_ahead(self._estimates, self._limits.estimate * abs(self._point.value))
+        # Another metric gives other estimates: a step up at a refresh is no lack of progress.
+        return _iterations_ahead(self._since_refresh, self._limits.estimate * abs(self._point.value))
 
     def _solution(self, outcome: SolverOutcome, n_iter: int) -> Solution:
         estimate = self._estimates[-1] if self._estimates and outcome != "non_finite" else np.nan

@@ -19,7 +19,7 @@ from probes.problem import FitOptions, LogisticProblem
 from probes.reduction import reduce_problem
 from probes.shared_space import SharedSpace
 from probes.single import Matrix
-from probes.solver import Limits, minimise
+from probes.solver import Limits, _Run, minimise
 from probes.spaces import carry_over, solve
 from probes.stiff_space import StiffSpace
 from tests.probes.problems import logistic_problem
@@ -259,6 +259,18 @@ def test_a_metric_that_does_not_descend_is_no_convergence():
     reduced = reduce_problem(logistic_problem(**WIDE, n_classes=4))
     space = Broken(reduced)
     assert minimise(space, space.start(), Limits(1e-9, 1e-6, 50)).outcome == "stalled"
+
+
+def test_a_step_up_at_a_refresh_is_no_lack_of_progress():
+    space = stiff_space(reduce_problem(logistic_problem(**WIDE)))
+    run = _Run(space, space.start(), Limits(1e-9, 1e-6, 100, patience=50.0))
+    falling = [1e-3 * 0.5**i for i in range(20)]
+    run._estimates, run._since_refresh = [*falling, *falling], falling  # the new metric thinks as the old one did first
+    assert 0 < run._iterations_ahead() < 30
+    run._since_refresh = falling[:5]
+    assert run._iterations_ahead() == 0  # too early to tell
+    run._since_refresh = [1e-3] * 20
+    assert run._iterations_ahead() == float("inf")
 
 
 @pytest.mark.parametrize("seed", range(4))
