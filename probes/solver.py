@@ -177,6 +177,7 @@ class _Run:
         self._point = _evaluate(space, start)
         self._memory = CurvatureMemory(start.shape, dtype=np.float32)
         self._estimates: list[float] = []  # one an iteration
+        self._progress: list[float] = []  # the same, as the present metric would have had them
         self._since_refresh: list[float] = []
         self._bound_due = _DueBound()
         self._dual: Array | None = None
@@ -215,18 +216,25 @@ class _Run:
     def _descend(self, again: bool = False) -> tuple[Array, float]:
         """Return the quasi-Newton direction and the slope of f along it; note what gap it tells."""
         if again:
-            self._estimates.pop()
-            self._since_refresh.pop()
+            for estimates in (self._estimates, self._progress, self._since_refresh):
+                estimates.pop()
         direction, slope = self._direction()
         if self._since_refresh and self._is_stale(-0.5 * slope):
+            before = _estimate(slope, self._point)
             if self._space.metric_is_hessian:
                 self._memory.forget()
             self._refresh()
             direction, slope = self._direction()
+            self._splice(before, _estimate(slope, self._point))
         estimate = _estimate(slope, self._point)
-        self._estimates.append(estimate)
-        self._since_refresh.append(estimate)
+        for estimates in (self._estimates, self._progress, self._since_refresh):
+            estimates.append(estimate)
         return direction, slope
+
+    def _splice(self, before: float, after: float) -> None:
+        """Note what two metrics think of one iterate: a step up at a refresh is no lack of progress."""
+        ratio = after / before if 0 < before < np.inf and 0 < after < np.inf else 1.0
+        self._progress = [ratio * estimate for estimate in self._progress]
 
     def _direction(self) -> tuple[Array, float]:
         metric = self._space.metric(self._point.probabilities)
@@ -267,8 +275,7 @@ class _Run:
         return False
 
     def _iterations_ahead(self) -> float:
-        # Another metric gives other estimates: a step up at a refresh is no lack of progress.
-        return _iterations_ahead(self._since_refresh, self._limits.estimate * abs(self._point.value))
+        return _iterations_ahead(self._progress, self._limits.estimate * abs(self._point.value))
 
     def _solution(self, outcome: SolverOutcome, n_iter: int) -> Solution:
         estimate = self._estimates[-1] if self._estimates and outcome != "non_finite" else np.nan

@@ -263,13 +263,13 @@ def test_a_metric_that_does_not_descend_is_no_convergence():
 
 def test_a_step_up_at_a_refresh_is_no_lack_of_progress():
     space = stiff_space(reduce_problem(logistic_problem(**WIDE)))
-    run = _Run(space, space.start(), Limits(1e-9, 1e-6, 100, patience=50.0))
-    falling = [1e-3 * 0.5**i for i in range(20)]
-    run._estimates, run._since_refresh = [*falling, *falling], falling  # the new metric thinks as the old one did first
+    run = _Run(space, space.start(), Limits(1e-9, 1e-6, 100))
+    run._progress = [1e-3 * 0.5**i for i in range(15)]
+    run._splice(before=1e-3 * 0.5**15, after=1e-1 * 0.5**15)  # the new metric finds a hundred times as much ahead
+    run._progress += [1e-1 * 0.5**i for i in range(15, 20)]
+    np.testing.assert_allclose(run._progress, [1e-1 * 0.5**i for i in range(20)])
     assert 0 < run._iterations_ahead() < 30
-    run._since_refresh = falling[:5]
-    assert run._iterations_ahead() == 0  # too early to tell
-    run._since_refresh = [1e-3] * 20
+    run._progress = [1e-3] * 20
     assert run._iterations_ahead() == float("inf")
 
 
