@@ -15,6 +15,7 @@ from probes.questions import ClassQuestion, PitchQuestion, Standardiser
 from probes.scores import Scores, Scoring, class_scores, pitch_scores
 from probes.stacked.fit import fit_stacked, score_stacked
 from probes.stacked.question import StackedClassQuestion, StackedQuestion
+from probes.stacked.torch_pass import device_text
 
 
 class Asked(Protocol):
@@ -36,6 +37,10 @@ class Asked(Protocol):
 
     def n_threads(self, backend: Backend) -> int | None:
         """Return the threads of a fit; None where the library decides."""
+        ...
+
+    def device(self, backend: Backend) -> str:
+        """Return where a fit runs, as a record says it."""
         ...
 
     def fit(self, backend: Backend, options: FitOptions) -> Fit:
@@ -72,6 +77,10 @@ class AskedOfCodeword:
         """Return 1 for our own solver."""
         return 1 if backend.name == "exact" else None
 
+    def device(self, backend: Backend) -> str:
+        """Return the backend's."""
+        return backend.availability().device
+
     def fit(self, backend: Backend, options: FitOptions) -> Fit:
         """Fit from the tables."""
         return fit_with(backend, self._question.problem, options)
@@ -94,10 +103,12 @@ class AskedOfLayers:
         Names the probe in messages.
     n_threads : int
         Threads of an exact fit.
+    device : str
+        Where the passes of an exact classification run: ``cpu``, or a device of torch.
     """
 
-    def __init__(self, question: StackedQuestion, what: str, n_threads: int) -> None:
-        self._question, self._what, self._n_threads = question, what, n_threads
+    def __init__(self, question: StackedQuestion, what: str, n_threads: int, device: str = "cpu") -> None:
+        self._question, self._what, self._n_threads, self._device = question, what, n_threads, device
         self.standardiser = question.standardiser
         self.classes = question.classes if isinstance(question, StackedClassQuestion) else None
 
@@ -106,15 +117,21 @@ class AskedOfLayers:
         return None if backend.name == "exact" else backend.refuses(self._rows, options)
 
     def n_threads(self, backend: Backend) -> int | None:
-        """Return the threads that share the passes over frames; a regression has none to share."""
+        """Return the threads that share the passes over frames; a regression or a GPU has none to share."""
         if backend.name != "exact":
             return None
-        return 1 if self.classes is None else self._n_threads
+        return 1 if self.classes is None or self._device != "cpu" else self._n_threads
+
+    def device(self, backend: Backend) -> str:
+        """Return the device of the passes; a regression has none, and is solved by the processor."""
+        if backend.name != "exact" or self.classes is None or self._device == "cpu":
+            return backend.availability().device
+        return device_text(self._device)
 
     def fit(self, backend: Backend, options: FitOptions) -> Fit:
         """Fit from codes and tables, or from rows."""
         if backend.name == "exact":
-            return fit_stacked(self._question, options, self._n_threads)
+            return fit_stacked(self._question, options, self._n_threads, self._device)
         return fit_with(backend, self._rows, options)
 
     def scores(self, fit: Fit, evaluation: EvaluationFrames, scoring: Scoring) -> Scores:

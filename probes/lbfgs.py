@@ -43,7 +43,7 @@ class CurvatureMemory:
         """Drop every pair."""
         self._n_stored, self._newest_first = 0, []
 
-    def store(self, step: Array, change: Array) -> None:
+    def store(self, step: NDArray[np.floating], change: NDArray[np.floating]) -> None:
         """Keep a pair, in place of the oldest; pairs without positive curvature are ignored."""
         curvature = float(np.vdot(step, change))
         if not curvature > 1e-14 * float(np.linalg.norm(step) * np.linalg.norm(change)):

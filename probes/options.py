@@ -18,6 +18,8 @@ class ProbeOptions:
 
     `max_train_frames`: size of the sample to fit on, drawn by `seed`; None takes every frame.
     `n_workers`: processes that count and fit; None chooses by the cores and the work.
+    `n_threads`: threads that share a cumulative or concat fit; None is one for each core that processes leave.
+    `device`: where such fits pass over their frames; ``auto`` is the CPU.
 
     Raises
     ------
@@ -44,6 +46,8 @@ class ProbeOptions:
     n_permutations: int = 0
     seed: int = 0
     n_workers: int | None = 1
+    n_threads: int | None = None
+    device: str = "auto"
 
     def __post_init__(self) -> None:
         """Refuse what would be ignored in silence."""
@@ -66,6 +70,22 @@ class ProbeOptions:
             )
         if self.representation == "latent" and self.layers:
             raise WrongUsageError("--layer: latents are the encoder's output before all layers; drop it")
+        self._check_places()
+
+    def _check_places(self) -> None:
+        passes_over_frames = self.representation in ("cumulative", "concat") and self.backend in ("auto", "exact")
+        if self.n_threads is not None and not passes_over_frames:
+            raise WrongUsageError(
+                f"--threads {self.n_threads}: threads share the cumulative and concat probes of exact alone; drop it, "
+                "or give processes by --workers"
+            )
+        if self.fit_device != "cpu" and not passes_over_frames:
+            raise WrongUsageError(
+                f"--device {self.device}: only cumulative and concat probes of exact go to a device; drop it or choose "
+                "--backend cuml"
+            )
+        if self.device == "cpu" and self.backend == "cuml":
+            raise WrongUsageError("--device cpu: cuml is for GPUs; choose --backend sklearn")
 
     @property
     def settings(self) -> Settings:
@@ -76,6 +96,11 @@ class ProbeOptions:
     def scoring(self) -> Scoring:
         """The part that adds to its scores."""
         return Scoring(self.n_bootstrap, self.n_permutations, self.seed)
+
+    @property
+    def fit_device(self) -> str:
+        """Where passes over frames run: no torch is loaded to find out what there is."""
+        return "cpu" if self.device == "auto" else self.device
 
     @property
     def fit(self) -> FitOptions:

@@ -129,7 +129,7 @@ class Prober:
         fit = asked.fit(used, self._options.fit)
         record |= _fit_fields(fit)
         record |= {"backend_used": used.name, "fallback_reason": fallback, "versions": _versions(used)}
-        record["n_threads"] = asked.n_threads(used)
+        record |= {"n_threads": asked.n_threads(used), "device": asked.device(used)}
         if fit.outcome == "non_finite":
             return record | self._frame_counts(job, frames) | {"reason": "the fit met numbers that are not finite"}
         scores = asked.scores(fit, self._evaluation_of(job, frames, spooled), self._options.scoring)
@@ -157,7 +157,7 @@ class Prober:
         assert job.layer is not None
         if representation != "codeword":
             question = stacked_question(frames, job.task, job.layer, representation, settings, split, *sample)
-            return AskedOfLayers(question, _name(job, representation), self._n_threads)
+            return AskedOfLayers(question, _name(job, representation), self._n_threads, options.fit_device)
         tables = spooled.tables(job.layer)
         codes = partial(self._codes_of, job)
         if job.task == "pitch":

@@ -1,6 +1,6 @@
 """The device that encodes: chosen once for a build and recorded in the store."""
 
-from featstore.codecs.torch_support import torch_device
+from featstore.torch_device import torch_device
 
 
 def choose_device(name: str) -> str:

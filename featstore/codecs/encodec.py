@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from featstore.codecs import torch_support, weights
 from featstore.codecs.base import Checkpoint, CodecFamily, WeightsKind, n_frames_of
 from featstore.codecs.signal import crops_to_fit, require_mono, require_n_frames
+from featstore.torch_device import torch_device
 
 if TYPE_CHECKING:
     import torch
@@ -88,7 +89,7 @@ def load(checkpoint: Checkpoint, device: str) -> Encodec:
     FeatstoreError
         When the device does not exist.
     """
-    target = torch_support.torch_device(device)
+    target = torch_device(device)
     sha256 = weights.sha256_of(checkpoint.path)
     state = weights.read_state_dict(checkpoint.path)
     model = torch_support.build_seeded(_new_model, seed=0)

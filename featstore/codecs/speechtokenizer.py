@@ -18,6 +18,7 @@ from featstore.codecs import torch_support, weights
 from featstore.codecs.base import Checkpoint, CodecFamily, WeightsKind
 from featstore.codecs.signal import crops_to_fit, require_mono, require_n_frames
 from featstore.errors import WeightsError
+from featstore.torch_device import torch_device
 
 if TYPE_CHECKING:
     import torch
@@ -103,7 +104,7 @@ def load(checkpoint: Checkpoint, device: str) -> SpeechTokenizer:
     """
     if checkpoint.config_path is None:
         raise WeightsError(f"{checkpoint.path}: {NAME} needs its config.json as well; pass it with --st-config FILE")
-    target = torch_support.torch_device(device)
+    target = torch_device(device)
     config = read_config(checkpoint.config_path)
     sha256 = weights.sha256_of(checkpoint.path, checkpoint.config_path)
     state = weights.read_state_dict(checkpoint.path)

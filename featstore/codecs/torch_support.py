@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.codecs.kmeans import residual_kmeans
-from featstore.errors import FeatstoreError, WeightsError
+from featstore.errors import WeightsError
 
 if TYPE_CHECKING:
     import torch
@@ -20,28 +20,6 @@ if TYPE_CHECKING:
 # Frames on which an untrained codec's codebooks are fitted: four a codeword, 55 s of EnCodec's or 82 s of
 # SpeechTokenizer's audio. More would cost the encoders' time, to make a control that is near chance slightly finer.
 N_FIT_FRAMES = 4096
-
-
-def torch_device(name: str) -> "torch.device":
-    """Return the device called `name` ("cpu", "cuda", "cuda:1", "mps").
-
-    Raises
-    ------
-    FeatstoreError
-        When there is no such device here; the message lists those there are.
-    """
-    import torch
-
-    available = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-    if torch.backends.mps.is_available():
-        available.append("mps")
-    asked = "cuda:0" if name == "cuda" else name
-    if asked not in available:
-        raise FeatstoreError(
-            f"device {name!r} was asked for, but torch {torch.__version__} sees only {', '.join(available)}; "
-            "choose one of those, or install a torch build that fits the driver"
-        )
-    return torch.device(asked)
 
 
 @contextlib.contextmanager

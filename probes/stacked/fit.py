@@ -21,8 +21,8 @@ def fit_stacked(question: StackedQuestion, options: FitOptions, n_threads: int =
     options : FitOptions
     n_threads : int
         Threads that share the passes of a classification probe.
-    device : {"cpu", "cuda"}
-        Where these passes run.
+    device : str
+        Where these passes run: ``cpu``, or a device of torch such as ``cuda``.
 
     Returns
     -------

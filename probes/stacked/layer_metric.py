@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probes.class_blocks import apply_blocks
+from probes.stacked.directions import Directions
 from probes.stacked.maps import LookupMap
-from probes.stacked.metric import OWN_SHARE, SECONDS_PRODUCT, Directions, largest_affordable, mixed_inverse
+from probes.stacked.metric import OWN_SHARE, SECONDS_PRODUCT, largest_affordable, mixed_inverse
 from probes.stacked.passes import softmax_rows
 from probes.stacked.problem import StackedLogisticProblem
 
@@ -47,7 +48,9 @@ def code_curvature(problem: StackedLogisticProblem, unknown: Array) -> Array:
     for start in range(0, problem.n_frames, n):
         block = slice(start, start + n)
         encoded = lookups.encode(problem.codes[:, block], np.float32)
-        p = softmax_rows(lookups.logits(encoded, prepared) + intercept)
+        p = lookups.logits(encoded, prepared)
+        p += intercept
+        softmax_rows(p)
         p *= 1.0 - p
         p *= weight_of_class[problem.y[block]][:, None]
         sums += lookups.pull(encoded, p)

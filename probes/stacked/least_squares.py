@@ -51,9 +51,14 @@ def fit_stacked_least_squares(problem: StackedLeastSquaresProblem) -> Fit:
 def _fit(problem: StackedLeastSquaresProblem, begin: float) -> Fit:
     n = len(problem.y)
     n_of_codes = code_sums(problem.codes, problem.stack.n_codewords)
-    stack, mean = problem.stack.centred(n_of_codes / n)
+    # Rows of any scale: squares of very small or large numbers would leave the range of floating point.
+    exponent = int(np.frexp(np.abs(problem.stack.tables).max())[1])
+    scaled = Stack(np.ldexp(problem.stack.tables, -exponent), problem.stack.representation)
+    stack, mean = scaled.centred(n_of_codes / n)
     y_mean = float(problem.y.mean())
-    basis = _whitening(stack, problem.codes, n_of_codes / n)
+    # Codewords that are all equal are left with the rounding of their mean, which is no variation.
+    noise = _EPS * np.linalg.norm(np.einsum("lv,lvd->ld", n_of_codes / n, scaled.tables), axis=1)
+    basis = _whitening(stack, problem.codes, n_of_codes / n, noise)
     solve = _solver(_correlations(stack, problem.codes, basis), basis)
     coef, residual, gap, n_steps = np.zeros(stack.dim), problem.y - y_mean, np.inf, 0
     while n_steps < _MAX_REFINEMENTS:
@@ -67,24 +72,29 @@ def _fit(problem: StackedLeastSquaresProblem, begin: float) -> Fit:
     pulled = stack.gather(code_sums(problem.codes, stack.n_codewords, residual).reshape(-1, 1))[:, 0] / n
     left = solve(pulled)[1] + float(residual.mean()) ** 2
     value = float(np.mean(np.square(residual)))
-    if not np.isfinite(value):
-        return _non_finite(problem, begin)
     intercept = np.array([y_mean - float(coef @ mean)])
+    coef = np.ldexp(coef, -exponent)
+    if not (np.isfinite(value) and np.isfinite(coef).all()):
+        return _non_finite(problem, begin)
     seconds = time.perf_counter() - begin
     return Fit(coef[None, :], intercept, "converged", n_steps, value, seconds, gap_estimate=left, gap_bound=left)
 
 
-def _whitening(stack: Stack, codes: NDArray[np.uint16], shares: Array) -> list[tuple[slice, Array]]:
-    """Return, for each part of a row, directions (length, rank) of unit variance, orthogonal among themselves."""
+def _whitening(stack: Stack, codes: NDArray[np.uint16], shares: Array, noise: Array) -> list[tuple[slice, Array]]:
+    """Return, for each part of a row, directions (length, rank) of unit variance, orthogonal among themselves.
+
+    `noise` is the rounding of each layer's centred numbers.
+    """
     if stack.representation == "cumulative":
         variance, rotation = eigh(second_moment(stack, codes) / codes.shape[1], driver="evd")
         keep = variance > max(_SMALLEST_DEVIATION**2, len(variance) * _EPS) * max(variance[-1], 0.0)
+        keep &= variance > (len(variance) * noise.sum()) ** 2
         return [(slice(0, stack.dim), rotation[:, keep] / np.sqrt(variance[keep]))]
     parts = []
     for layer, (table, share) in enumerate(zip(stack.tables, shares, strict=True)):
         weighted = table[share > 0] * np.sqrt(share[share > 0])[:, None]
         _, deviation, right = svd(weighted, full_matrices=False)
-        keep = deviation > max(weighted.shape) * _EPS * deviation.max(initial=0.0)
+        keep = deviation > max(weighted.shape) * max(_EPS * deviation.max(initial=0.0), float(noise[layer]))
         parts.append((stack.part(layer), right[keep].T / deviation[keep]))
     return parts
 
@@ -124,7 +134,9 @@ def _restore(step: Array, basis: list[tuple[slice, Array]]) -> Array:
 
 def _inverse(moment: Array, basis: list[tuple[slice, Array]]) -> Callable[[Array], Array]:
     """Return the map to the least-norm solution of moment z = projected, the norm being that of the coefficients."""
-    norm = float(np.abs(moment).sum(axis=0).max(initial=1.0))
+    if not len(moment):  # no feature varies: the mean is the answer, and LAPACK takes no empty matrix
+        return lambda projected: projected
+    norm = float(np.abs(moment).sum(axis=0).max())
     try:
         factor = cho_factor(moment, lower=True)
         reciprocal_condition, _ = dpocon(factor[0], norm, uplo="L")

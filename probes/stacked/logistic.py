@@ -16,8 +16,6 @@ Array = NDArray[np.float64]
 
 DEFAULT_TOL = 1e-6
 DEFAULT_MAX_ITER = 1000
-# The decrement is an estimate: gaps of several times it have been seen.
-_MARGIN = 0.2
 
 
 def fit_stacked_logistic(
@@ -35,8 +33,13 @@ def fit_stacked_logistic(
         `rows` is ignored: a frame is a row here.
     n_threads : int
         Threads that share the passes over frames.
-    device : {"cpu", "cuda"}
-        Where the passes run; ``cuda`` needs torch.
+    device : str
+        Where the passes run: ``cpu``, or a device of torch such as ``cuda``.
+
+    Raises
+    ------
+    BackendError
+        When torch or its device is not there, or has too little memory.
     """
     begin = time.perf_counter()
     if problem.n_classes == 1:
@@ -49,7 +52,7 @@ def fit_stacked_logistic(
         start = np.zeros((problem.stack.dim + 1, problem.n_classes))
         start[-1] = np.log(problem.shares) - np.log(problem.shares).mean()
         try:
-            solution = minimise(centred, chosen, start, _MARGIN * tol, max_iter)
+            solution = minimise(centred, chosen, start, tol, max_iter)
         except (np.linalg.LinAlgError, ValueError):
             return _non_finite(problem, 0, begin)  # finite rows that overflow when squared
         if solution.outcome == "non_finite":

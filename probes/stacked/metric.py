@@ -12,34 +12,25 @@ intercept: a second moment of the rows near class k. Three approximations, each 
 Classes are not coupled: L-BFGS learns what that leaves out.
 """
 
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import eigh
 from scipy.linalg.lapack import spotrf, spotri
 
-from probes.stacked.cooccurrence import code_sums, second_moment
-from probes.stacked.maps import LookupMap
-from probes.stacked.passes import probabilities
+from probes.stacked.curvature_sample import CurvatureSample
+from probes.stacked.directions import Directions
 from probes.stacked.problem import StackedLogisticProblem
 
 Array = NDArray[np.float64]
 Single = NDArray[np.float32]
 
-# A direction can lower f by no more than s^2 / l2; below this share of one it is rounding noise of a lost rank.
-_SMALLEST_GAIN = 1e-13
-_MAX_JOINT_DIM = 512  # longest row of layers side by side that gets one rotation for all of it
-_MOMENT_FRAMES = 1 << 18
-_SAMPLE_FRAMES = 50_000
-_SAMPLE_CELLS = 1 << 23  # of the sample's table of probabilities
 # Frames drawn for the moment of a class with q directions: at least this many, and so many for each direction.
 _DRAWN_AT_LEAST, _DRAWN_PER_DIRECTION = 1024, 5
 OWN_SHARE = 0.9  # of a class's own moment in the mixture
 # Blocks may take as long as this many passes over the frames; below the least time they always may.
 _WORTH_PASSES, _WORTH_SECONDS = 8.0, 0.05
-_MAX_BLOCK_BYTES = 1e9
+MAX_BLOCK_BYTES = 1_000_000_000
 # Seconds (measured, one core, float32): of a class and a frame in a pass beside the lookups, of a multiplication of an
 # inverse and of a product, and of reading an element of the blocks in each of the iterations that are expected.
 _SECONDS_SOFTMAX, _SECONDS_LOOKUP = 3e-9, 6e-10
@@ -52,57 +43,6 @@ class Metric(Protocol):
     def __call__(self, gradient: Array) -> Array:
         """Return the map's image of a gradient, both float64 (dim + 1, n_classes); it sums to zero over classes."""
         ...
-
-
-@dataclass(frozen=True)
-class Directions:
-    """Orthogonal directions of rows, of unit variance: a rotation and scaling for each part of the row.
-
-    Attributes
-    ----------
-    parts : list of (slice, float32 array of shape (length of the slice, n_directions of the part))
-        Where a part stands in the row, and its directions, each divided by the standard deviation along it.
-    strength : float64 array of shape (n_directions,)
-        l2 / s_j^2: the penalty on a coefficient of each direction.
-    """
-
-    parts: list[tuple[slice, Single]]
-    strength: Array
-
-    def project(self, gradient: Array) -> Array:
-        """Return a gradient over coefficients of rows (dim, n) as one over those of directions (n_directions, n)."""
-        single = gradient.astype(np.float32)
-        return np.concatenate([basis.T @ single[part] for part, basis in self.parts]).astype(np.float64)
-
-    def restore(self, step: Array) -> Array:
-        """Return a step in coefficients of directions as one in those of rows: the transpose of `project`."""
-        single, pieces, first = step.astype(np.float32), [], 0
-        for _, basis in self.parts:
-            pieces.append(basis @ single[first : first + basis.shape[1]])
-            first += basis.shape[1]
-        return np.concatenate(pieces).astype(np.float64)
-
-
-def principal_directions(problem: StackedLogisticProblem) -> Directions:
-    """Return the principal directions of the rows, weighted as the loss weights them, from a sample of the frames."""
-    stack, chosen = problem.stack, _every(problem.n_frames, _MOMENT_FRAMES)
-    codes, weights = problem.codes[:, chosen], problem.weight_of_class[problem.y[chosen]]
-    weights = weights / weights.sum()
-    if stack.dim <= _MAX_JOINT_DIM or stack.representation == "cumulative":
-        moments = [(slice(0, stack.dim), second_moment(stack, codes, weights))]
-    else:
-        of_codes = code_sums(codes, stack.n_codewords, weights)
-        moments = [
-            (stack.part(layer), (table * n[:, None]).T @ table)
-            for layer, (table, n) in enumerate(zip(stack.tables, of_codes, strict=True))
-        ]
-    parts, strengths = [], []
-    for part, moment in moments:
-        variance, rotation = eigh(moment, driver="evd")
-        keep = variance > max(_SMALLEST_GAIN * problem.l2_strength, 1e-14 * variance[-1])
-        parts.append((part, (rotation[:, keep] / np.sqrt(variance[keep])).astype(np.float32)))
-        strengths.append(problem.l2_strength / variance[keep])
-    return Directions(parts, np.concatenate(strengths))
 
 
 class DiagonalMetric:
@@ -152,10 +92,11 @@ class BlockMetric(DiagonalMetric):
         softest = np.argsort(directions.strength, kind="stable")[: largest_block(problem, len(directions.strength))]
         self._rows = np.append(np.sort(softest), len(directions.strength))
         strength = np.append(directions.strength, 0.0)[self._rows]
-        sample = _Sample(problem, directions, self._rows[:-1], unknown)
+        sample = CurvatureSample(problem, directions, self._rows[:-1], unknown)
+        n_drawn = max(_DRAWN_AT_LEAST, _DRAWN_PER_DIRECTION * len(softest))
         self._blocks = np.stack(
             [
-                mixed_inverse(sample.moment(k), max(curvature[k], 1e-12 * curvature.max()), strength)
+                mixed_inverse(sample.moment(k, n_drawn), max(curvature[k], 1e-12 * curvature.max()), strength)
                 for k in range(problem.n_classes)
             ]
         )
@@ -166,40 +107,6 @@ class BlockMetric(DiagonalMetric):
         by_class = np.ascontiguousarray(projected[self._rows].T, dtype=np.float32)[:, :, None]
         step[self._rows] = np.matmul(self._blocks, by_class)[:, :, 0].T
         return step
-
-
-class _Sample:
-    """A sample of frames along some directions, and each frame's share in each class's curvature."""
-
-    def __init__(
-        self, problem: StackedLogisticProblem, directions: Directions, rows: NDArray[np.intp], unknown: Array
-    ) -> None:
-        n = min(_SAMPLE_FRAMES, max(1, _SAMPLE_CELLS // problem.n_classes))
-        chosen = _every(problem.n_frames, n)
-        codes = problem.codes[:, chosen]
-        p = probabilities(problem.stack, codes, unknown)
-        p *= 1.0 - p
-        p *= problem.weight_of_class.astype(np.float32)[problem.y[chosen]][:, None]
-        self._share_so_far = np.cumsum(p, axis=0, dtype=np.float64)
-        selector = np.zeros((len(directions.strength), len(rows)))
-        selector[rows, np.arange(len(rows))] = 1.0
-        lookups = LookupMap(problem.stack)
-        # No more columns than chosen directions: the sample's rows are never formed in full.
-        features = lookups.logits(
-            lookups.encode(codes, np.float32), lookups.prepare(directions.restore(selector), np.float32)
-        )
-        self._features = np.hstack([features, np.ones((len(features), 1), np.float32)])
-        self._n_drawn = max(_DRAWN_AT_LEAST, _DRAWN_PER_DIRECTION * len(rows))
-
-    def moment(self, k: int) -> Single:
-        """Return the mean of x~ x~' over frames drawn in proportion to their share in the curvature of class k."""
-        so_far = self._share_so_far[:, k]
-        # Evenly spaced in the cumulated share: less noise than independent draws, and no random numbers.
-        at = (np.arange(self._n_drawn) + 0.5) / self._n_drawn * so_far[-1]
-        drawn, times = np.unique(np.minimum(np.searchsorted(so_far, at), len(so_far) - 1), return_counts=True)
-        features = self._features[drawn] * np.sqrt(times / self._n_drawn).astype(np.float32)[:, None]
-        moment: Single = features.T @ features
-        return moment
 
 
 def largest_block(problem: StackedLogisticProblem, n_directions: int) -> int:
@@ -226,7 +133,7 @@ def largest_affordable(
     drawn = n_rows if n_rows else np.maximum(_DRAWN_AT_LEAST, _DRAWN_PER_DIRECTION * size)
     seconds = size**3 * _SECONDS_INVERSE + drawn * size**2 * SECONDS_PRODUCT
     seconds += _EXPECTED_ITERATIONS * size**2 * _SECONDS_READ
-    fits = (n_blocks * seconds <= worth) & (4.0 * n_blocks * size**2 <= _MAX_BLOCK_BYTES)
+    fits = (n_blocks * seconds <= worth) & (4.0 * n_blocks * size**2 <= MAX_BLOCK_BYTES)
     return int(fits.sum())
 
 
@@ -243,8 +150,3 @@ def mixed_inverse(moment: Single, curvature: float, strength: Array) -> Single:
     lower, _ = spotri(factor, lower=1)
     inverse: Single = np.tril(lower) + np.tril(lower, -1).T
     return inverse
-
-
-def _every(n: int, at_most: int) -> NDArray[np.intp]:
-    """Return at most `at_most` of n places, evenly spaced."""
-    return np.linspace(0, n - 1, min(n, at_most)).astype(np.intp)

@@ -1,4 +1,4 @@
-"""One pass over the training frames: the loss, its gradient and each class's curvature, never all logits at once.
+"""One pass over the training frames: loss, gradient and curvature, or the Hessian's image, never all logits at once.
 
 Frames are taken in blocks, by threads that each own a span of them (NumPy and SciPy release the interpreter's lock).
 Within a block numbers are float32 in the first iterations, where their rounding, 1e-7 of the loss, is far below the
@@ -54,20 +54,30 @@ class FramePass(Protocol):
         """Evaluate at `unknown`, float64 (dim + 1, n_classes): W' above the intercept; `precise` means in float64."""
         ...
 
+    def curved(self, unknown: Array, direction: Array) -> Array:
+        """Return the loss's Hessian at `unknown` times `direction`, both as above, in single precision."""
+        ...
+
 
 def probabilities(stack: Stack, codes: NDArray[np.uint16], unknown: Array) -> NDArray[np.float32]:
     """Return the class probabilities of some frames, float32 (n_frames, n_classes), for codes (n_layers, n_frames)."""
     lookups = LookupMap(stack)
     p = lookups.logits(lookups.encode(codes, np.float32), lookups.prepare(unknown[:-1], np.float32))
-    return softmax_rows(p + unknown[-1].astype(np.float32))
+    p += unknown[-1].astype(np.float32)
+    softmax_rows(p)
+    return p
 
 
 def softmax_rows(logits: Block) -> Block:
-    """Turn logits (n_frames, n_classes) into probabilities, in place."""
-    logits -= logits.max(axis=1, keepdims=True)
+    """Turn logits (n_frames, n_classes) into probabilities, in place; return the logarithm of their sum before."""
+    ones, top = np.ones(logits.shape[1], logits.dtype), None
+    if max(float(logits.max(initial=0.0)), -float(logits.min(initial=0.0))) > _SAFE_LOGIT[logits.dtype]:
+        top = logits.max(axis=1)
+        logits -= top[:, None]
     np.exp(logits, out=logits)
-    logits /= logits.sum(axis=1, keepdims=True)
-    return logits
+    total = logits @ ones
+    logits *= (1.0 / total)[:, None]
+    return np.log(total) if top is None else np.log(total) + top
 
 
 class _Sums:
@@ -87,6 +97,14 @@ class _Sums:
 
     def _arrays(self) -> tuple[Array, ...]:
         return self.pulled, self.intercept, self.curvature, self.products
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """Coefficients as the map takes them, and the intercept, in one precision."""
+
+    coef: Block
+    intercept: Block
 
 
 class BlockPass:
@@ -110,56 +128,72 @@ class BlockPass:
     def loss(self, unknown: Array, precise: bool) -> Loss:
         """Evaluate (see `FramePass`)."""
         dtype = np.dtype(np.float64 if precise else np.float32)
-        prepared, intercept = self._map.prepare(unknown[:-1], dtype), unknown[-1].astype(dtype)
-        parts = self._run(lambda span: self._sums(span, prepared, intercept))
-        total = parts[0]
-        for part in parts[1:]:
-            total.add(part)
+        at = self._prepared(unknown, dtype)
+        total = self._over_spans(lambda span: self._losses(span, at))
         gradient = np.vstack([self._map.finish(total.pulled, dtype), total.intercept])
         return Loss(total.value, gradient, total.curvature, total.products if precise else None)
 
-    def _sums(self, span: tuple[int, int], prepared: Block, intercept: Block) -> "_Sums":
+    def curved(self, unknown: Array, direction: Array) -> Array:
+        """Return the Hessian's image (see `FramePass`)."""
+        dtype = np.dtype(np.float32)
+        at, along = self._prepared(unknown, dtype), self._prepared(direction, dtype)
+        total = self._over_spans(lambda span: self._images(span, at, along))
+        return np.vstack([self._map.finish(total.pulled, dtype), total.intercept])
+
+    # Both loop over blocks themselves: arrays that live until the next block's are there keep their memory warm.
+    def _losses(self, span: tuple[int, int], at: _Prepared) -> _Sums:
         sums = _Sums(self._map.n_sums, self._problem.n_classes)
-        for block in self._blocks(span, prepared.dtype):
-            p, log_loss, r, y, encoded = self._softmax(block, prepared, intercept)
-            sums.value += float(r @ log_loss)
+        for block in self._blocks(span, at.coef.dtype):
+            y, r, encoded, p = self._logits(block, at)
+            of_truth = p[np.arange(len(y)), y]
+            sums.value += float(r @ (softmax_rows(p) - of_truth))
             weighted = p * r[:, None]
-            if prepared.dtype == np.float64:
+            if p.dtype == np.float64:
                 sums.products += weighted.T @ p
             ones = np.ones(len(r), r.dtype)
-            mass = ones @ weighted
-            sums.curvature += mass - np.einsum("ik,ik->k", weighted, p)
+            sums.curvature += ones @ weighted - np.einsum("ik,ik->k", weighted, p)
             weighted[np.arange(len(y)), y] -= r
             sums.intercept += ones @ weighted
             sums.pulled += self._map.pull(encoded, weighted)
         return sums
 
-    def _softmax(
-        self, block: slice, prepared: Block, intercept: Block
-    ) -> tuple[Block, Block, Block, NDArray[np.integer], Any]:
-        """Return probabilities, -log p of the true class, weights, classes and encoded codes of a block."""
-        y = self._problem.y[block]
-        r = self._problem.weight_of_class.astype(prepared.dtype)[y]
-        encoded = self._map.encode(self._problem.codes[:, block], prepared.dtype)
-        p = self._map.logits(encoded, prepared)
-        p += intercept
-        if max(float(p.max()), -float(p.min())) > _SAFE_LOGIT[p.dtype]:
-            p -= p.max(axis=1, keepdims=True)
-        of_truth = p[np.arange(len(y)), y]
-        np.exp(p, out=p)
-        total = p @ np.ones(p.shape[1], p.dtype)
-        p *= (1.0 / total)[:, None]
-        return p, np.log(total) - of_truth, r, y, encoded
+    def _images(self, span: tuple[int, int], at: _Prepared, along: _Prepared) -> _Sums:
+        sums = _Sums(self._map.n_sums, self._problem.n_classes)
+        for block in self._blocks(span, at.coef.dtype):
+            _, r, encoded, p = self._logits(block, at)
+            softmax_rows(p)
+            change = self._map.logits(encoded, along.coef)
+            change += along.intercept
+            change -= np.einsum("ik,ik->i", change, p)[:, None]
+            p *= r[:, None]
+            change *= p
+            sums.intercept += np.ones(len(r), r.dtype) @ change
+            sums.pulled += self._map.pull(encoded, change)
+        return sums
+
+    def _prepared(self, unknown: Array, dtype: np.dtype) -> _Prepared:
+        return _Prepared(self._map.prepare(unknown[:-1], dtype), unknown[-1].astype(dtype))
+
+    def _logits(self, block: slice, at: _Prepared) -> tuple[NDArray[np.integer], Block, Any, Block]:
+        """Return classes, weights, encoded codes and logits of a block."""
+        y, dtype = self._problem.y[block], at.coef.dtype
+        encoded = self._map.encode(self._problem.codes[:, block], dtype)
+        logits = self._map.logits(encoded, at.coef)
+        logits += at.intercept
+        return y, self._problem.weight_of_class.astype(dtype)[y], encoded, logits
 
     def _blocks(self, span: tuple[int, int], dtype: np.dtype) -> list[slice]:
         n = max(256, _BLOCK_BYTES // (dtype.itemsize * self._problem.n_classes))
         return [slice(start, min(start + n, span[1])) for start in range(*span, n)]
 
-    def _run(self, work: Callable[[tuple[int, int]], _Sums]) -> list[_Sums]:
+    def _over_spans(self, work: Callable[[tuple[int, int]], _Sums]) -> _Sums:
         if len(self._spans) == 1:
-            return [work(self._spans[0])]
+            return work(self._spans[0])
         with ThreadPoolExecutor(len(self._spans)) as pool:
-            return list(pool.map(work, self._spans))
+            total, *others = pool.map(work, self._spans)
+        for other in others:
+            total.add(other)
+        return total
 
 
 def make_pass(problem: StackedLogisticProblem, n_threads: int = 1, device: str = "cpu") -> FramePass:

@@ -76,9 +76,14 @@ class StackedLogisticProblem:
         """Penalty strength of the mean objective, 1 / (C * S)."""
         return 1.0 / (self.C * self._total)
 
+    @property
+    def weight_of_codes(self) -> Array:
+        """Sum of r over the frames of each code, float64 (n_layers, n_codewords)."""
+        return code_sums(self.codes, self.stack.n_codewords, self.weight_of_class[self.y])
+
     def centred(self) -> tuple["StackedLogisticProblem", Array]:
         """Return the same problem on rows whose mean, weighted by r, is zero, and that mean, float64 (dim,)."""
-        of_codes = code_sums(self.codes, self.stack.n_codewords, self.weight_of_class[self.y])
+        of_codes = self.weight_of_codes
         stack, mean = self.stack.centred(of_codes / of_codes.sum(axis=1, keepdims=True))
         return replace(self, stack=stack), mean
 

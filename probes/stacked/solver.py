@@ -6,6 +6,9 @@ with M in place of the identity; DOI 10.1007/978-0-387-40065-5), so that the uni
 line search is content with a slope that has not grown.
 
 Passes are single precision until the gap's estimate comes near their rounding, then double.
+
+The estimate is what the metric believes. Before the word "converged" stands, Newton's step (`newton_step`), a handful
+of passes, has to say so too; it is then taken, whatever it says, and its conjugate steps enter the memory.
 """
 
 from dataclasses import dataclass
@@ -16,21 +19,25 @@ from numpy.typing import NDArray
 from probes.lbfgs import CurvatureMemory
 from probes.line_search import Trial, search
 from probes.problem import Outcome
+from probes.stacked.directions import principal_directions
 from probes.stacked.layer_metric import LayerMetric
-from probes.stacked.metric import BlockMetric, DiagonalMetric, Metric, principal_directions
+from probes.stacked.metric import BlockMetric, DiagonalMetric, Metric
+from probes.stacked.newton_step import newton_step
 from probes.stacked.passes import FramePass
 from probes.stacked.problem import StackedLogisticProblem
 
 Array = NDArray[np.float64]
 
 # Iterations at which the metric is made anew: once p has left its start, once more near the end of the way.
-_REFRESHES = (6, 24)
+_REFRESHES = (6, 16)
 _SLOPE_SHARE = 0.9
 _MEMORY = 12
 # Gap, relative to the objective, below which single precision no longer tells steps apart.
 _SINGLE_REACH = 2e-6
 _NOISE = {False: 2e-7, True: 1e-14}  # rounding of a value, relative, in single and double precision
 _SCALE_RANGE = (1e-4, 4.0)
+# Newton's decrement over the metric's: from here on the metric is out of date.
+_MISLED = 5.0
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,8 @@ class StackedSolution:
     n_iter, n_passes : int
     value : float
     gap_estimate : float
-        Quasi-Newton decrement, absolute.
+        Absolute: where converged, what Newton's last step promised, which has been taken; else the quasi-Newton
+        decrement.
     """
 
     unknown: Array
@@ -87,6 +95,7 @@ class _Run:
     def refresh(self) -> None:
         """Make the metric anew at the present point."""
         point = self.point
+        del self._metric  # up to a gigabyte, of which there need not be two
         if len(self._directions.parts) > 1:
             self._metric = LayerMetric(self._problem, self._directions, point.unknown)
         else:
@@ -117,6 +126,24 @@ class _Run:
         if slope < 0:
             return -0.5 * slope
         return float("inf") if self.point.gradient.any() else 0.0
+
+    def newton(self, goal: float) -> tuple[Array, float, float]:
+        """Return Newton's direction, the slope of f along it and its decrement; conjugate steps stay in memory."""
+        point, l2 = self.point, self._problem.l2_strength
+
+        def curved(direction: Array) -> Array:
+            self.n_passes += 1
+            image = self._pass.curved(point.unknown, direction)
+            image[:-1] += l2 * direction[:-1]
+            return image
+
+        def precondition(residual: Array) -> NDArray[np.floating]:
+            return self._memory.direction(np.negative(residual), self._metric)
+
+        found = newton_step(point.gradient, curved, precondition, goal)
+        for pair in found.pairs:
+            self._memory.store(*pair)
+        return found.direction, float(np.vdot(point.gradient, found.direction)), found.decrement
 
     def step(self, direction: Array, slope: float) -> bool:
         """Move along `direction` to a lower point; False where there is none."""
@@ -181,12 +208,20 @@ def _minimise(run: _Run, tol: float, max_iter: int) -> StackedSolution:
             run.sharpen()
             direction, slope = run.direction()
             estimate = max(run.decrement(slope), run.gap_estimate())
+        settled = misled = False
         if estimate <= tol * abs(run.point.value):
-            return _solution(run, "converged", n_iter, estimate)
-        if n_iter == max_iter:
-            return _solution(run, "iteration_limit", n_iter, estimate)
+            believed = estimate
+            goal = tol * abs(run.point.value)
+            direction, slope, estimate = run.newton(goal)
+            settled, misled = estimate <= goal, estimate > _MISLED * believed
+        if settled or n_iter == max_iter:
+            if settled and n_iter < max_iter:
+                run.step(direction, slope)  # it is known, and leaves less than was to be left
+            return _solution(run, "converged" if settled else "iteration_limit", n_iter, estimate)
         if run.step(direction, slope):
-            fresh = False
+            fresh = misled
+            if misled:
+                run.refresh()
         elif not run.precise:
             run.sharpen()
         elif fresh:

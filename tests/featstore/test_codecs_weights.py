@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from featstore.codecs import weights
-from featstore.codecs.torch_support import build_seeded, codebooks_of, exact_float32, torch_device
+from featstore.codecs.torch_support import build_seeded, codebooks_of, exact_float32
 from featstore.errors import FeatstoreError, WeightsError
+from featstore.torch_device import torch_device
 
 CONTENT = b"weights" * 300_000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -199,7 +200,7 @@ def test_devices(monkeypatch):
     assert torch_device("cpu") == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     for name in ("cuda", "cuda:0", "warp"):
-        with pytest.raises(FeatstoreError, match=rf"device '{name}' was asked for, but .* sees only cpu"):
+        with pytest.raises(FeatstoreError, match=rf"--device {name}: torch .* sees only cpu; use one of these"):
             torch_device(name)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert torch_device("cuda") == torch.device("cuda:0")

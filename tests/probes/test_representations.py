@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import h5py
 import hdf5plugin  # noqa: F401
@@ -24,8 +26,10 @@ from probes.options import ProbeOptions
 from probes.questions import Settings
 from probes.representation import layers_seen, place_text
 from probes.runner import run_probes
+from probes.stacked import torch_pass
 from schemas.record import check_record
 from tests.probes.test_backends import stand_in
+from tests.support.command_line import run, run_well
 from tests.support.stores import StoreRecipe, write_store
 
 RECIPE = StoreRecipe(n_utterances=24, codecs=("alpha",))
@@ -259,11 +263,84 @@ def test_a_task_that_cannot_be_asked(tmp_path, name, recipe, task, reason):
         ({"representation": "latent", "layers": [1]}, "--layer: latents are the encoder's output before all layers"),
         ({"representation": "concat", "max_train_frames": 0}, "--max-train-frames 0: expected at least one frame"),
         ({"representation": "sum"}, "--representation sum: expected one of codeword, cumulative, concat, latent"),
+        ({"n_threads": 2}, "--threads 2: threads share the cumulative and concat probes of exact alone"),
+        ({"representation": "latent", "n_threads": 2}, "--threads 2: .* give processes by --workers"),
+        ({"representation": "concat", "backend": "sklearn", "n_threads": 2}, "--threads 2: threads share"),
+        ({"device": "cuda"}, "--device cuda: only cumulative and concat probes of exact go to a device"),
+        ({"representation": "latent", "device": "mps"}, "--device mps: only .* or choose --backend cuml"),
+        ({"representation": "concat", "backend": "cuml", "device": "cuda"}, "--device cuda: only cumulative"),
+        ({"backend": "cuml", "device": "cpu"}, "--device cpu: cuml is for GPUs; choose --backend sklearn"),
     ],
 )
 def test_options_that_make_no_sense_together(options, message):
     with pytest.raises(WrongUsageError, match=message):
         ProbeOptions(**options)
+
+
+def test_class_probes_run_on_the_device_that_was_asked_for_and_say_so(store_path, runs, tmp_path, monkeypatch):
+    import torch
+
+    made = []
+
+    class Seen(torch_pass.TorchPass):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            made.append(arguments[1])
+
+    for module in ("probes.cores", "probes.stacked.torch_pass"):  # this machine's processor stands for its GPU
+        monkeypatch.setattr(f"{module}.torch_device", lambda name: torch.device("cpu"))
+    monkeypatch.setattr(torch_pass, "TorchPass", Seen)
+    options = ProbeOptions(representation="concat", layers=[2], device="cuda:1", n_workers=None, **SHARP)
+    found = run_probes([store_path], tmp_path, options)
+    assert made == ["cuda:1"] * 2
+    assert [r["device"] for r in found] == [f"cpu, torch {torch.__version__}"] * 2 + ["cpu"]
+    assert [r["n_threads"] for r in found] == [1, 1, 1]
+    expected = [r for r in runs["concat"][1] if r["layer"] == 2]
+    assert [r["device"] for r in expected] == ["cpu"] * 3
+    for record, theirs in zip(found, expected, strict=True):
+        check_record(record)
+        assert record["objective"] == pytest.approx(theirs["objective"], rel=1e-9)
+
+
+def test_a_device_that_is_not_there_is_one_clear_error_before_anything_is_counted(store_path, tmp_path, monkeypatch):
+    monkeypatch.setattr("probes.prober.count_frames", None)
+    ended = run("probe", store_path, "--output", tmp_path, "--representation", "concat", "--device", "cuda:99")
+    assert ended.error.startswith("--device cuda:99: torch ")
+    assert "use one of these, or install a torch build that fits the driver" in ended.error
+
+
+def test_layers_together_on_the_processor_load_no_torch(store_path, tmp_path):
+    code = (
+        "import sys, cli\n"
+        f"sys.argv = ['cli.py', 'probe', {str(store_path)!r}, '--output', {str(tmp_path)!r}, '--layer', '2',"
+        " '--device', 'cpu', '--representation', 'concat', '--quiet']\n"
+        "try:\n    cli.main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        "print([name for name in ('torch', 'sklearn') if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_threads_that_were_asked_for_share_the_class_fits(store_path, runs, tmp_path):
+    ended = run_well(
+        *("probe", store_path, "--output", tmp_path, "--representation", "concat", "--layer", "2", "--threads", "2"),
+        *("--workers", "1", "--tol", "1e-10", "--max-iter", "20000", "--json", "--quiet"),
+    )
+    found = json.loads(ended.stdout)
+    assert [r["n_threads"] for r in found] == [2, 2, 1]
+    for record, theirs in zip(found, [r for r in runs["concat"][1] if r["layer"] == 2], strict=True):
+        assert record["probe_key"] == theirs["probe_key"]
+        assert record["objective"] == pytest.approx(theirs["objective"], rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["cumulative", "concat"])
+def test_a_sample_of_one_frame_has_the_mean_for_its_pitch(store_path, tmp_path, capfd, name):
+    options = ProbeOptions(representation=name, tasks=["pitch"], max_train_frames=1)
+    for record in run_probes([store_path], tmp_path, options):
+        check_record(record)
+        assert (record["outcome"], record["n_train"], record["objective"]) == ("converged", 1, 0.0)
+        assert record["mae_hz"] == pytest.approx(record["mean_baseline_mae_hz"], rel=1e-9)
+    assert capfd.readouterr().out == ""
 
 
 def test_unknown_layer_and_absent_latents_are_refused_before_anything_is_counted(tmp_path):

@@ -51,3 +51,19 @@ def objective(problem, coef, intercept):
     weight = len(problem.y) / (len(counts) * counts) if problem.class_weight == "balanced" else np.ones(len(counts))
     r = weight[problem.y]
     return r @ loss / r.sum() + 0.5 / (problem.C * r.sum()) * np.sum(coef**2)
+
+
+def rare_problem(representation, n_rare, n_codes, size, n_frames=270_000, n_classes=4, seed=0):
+    """`n_codes` classes of `n_rare` frames each, on codes of their own that are all their layers tell of them.
+
+    These frames lie where a sample of 2^18 evenly spaced ones passes them over.
+    """
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(0, size - n_codes, (2, n_frames)).astype(np.uint16)
+    y = (codes[0] + (rng.random(n_frames) < 0.3) * rng.integers(0, n_classes, n_frames)) % n_classes
+    passed_over = np.setdiff1d(np.arange(n_frames), np.linspace(0, n_frames - 1, 1 << 18).astype(int))
+    rare = rng.choice(passed_over, n_rare * n_codes, replace=False)
+    which = np.arange(len(rare)) % n_codes
+    codes[:, rare], y[rare] = size - 1 - which, n_classes + which
+    stack = Stack(rng.standard_normal((2, size, size)), representation)
+    return StackedLogisticProblem(stack, codes, y.astype(np.int64), n_classes + n_codes)

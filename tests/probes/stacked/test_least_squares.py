@@ -88,11 +88,45 @@ def test_one_layer_is_the_probe_from_moments(representation):
 def test_numbers_that_are_not_finite_are_told():
     problem = pitch_problem(10)
     spoilt = StackedLeastSquaresProblem(Stack(problem.stack.tables * np.nan, "concat"), problem.codes, problem.y)
-    huge = StackedLeastSquaresProblem(Stack(problem.stack.tables * 1e250, "cumulative"), problem.codes, problem.y)
-    for bad in (spoilt, huge):
+    unheard = StackedLeastSquaresProblem(problem.stack, problem.codes, problem.y * np.inf)
+    tiny = StackedLeastSquaresProblem(Stack(problem.stack.tables * 1e-315, "concat"), problem.codes, problem.y)
+    for bad in (spoilt, unheard, tiny):  # the last has coefficients beyond all numbers
         fit = fit_stacked_least_squares(bad)
         assert fit.outcome == "non_finite"
         assert np.isnan(fit.objective)
+
+
+@pytest.mark.parametrize("representation", REPRESENTATIONS)
+@pytest.mark.parametrize("scale", [1e-200, 1e250])
+def test_rows_of_any_scale_give_the_same_answers(representation, scale):
+    problem = pitch_problem(10, representation)
+    scaled = StackedLeastSquaresProblem(Stack(problem.stack.tables * scale, representation), problem.codes, problem.y)
+    fit, expected = fit_stacked_least_squares(scaled), fit_stacked_least_squares(problem)
+    assert fit.outcome == "converged"
+    np.testing.assert_allclose(fit.coef * scale, expected.coef, rtol=1e-9)
+    np.testing.assert_allclose(fit.intercept, expected.intercept, rtol=1e-12)
+    assert fit.objective == pytest.approx(expected.objective, rel=1e-12)
+
+
+@pytest.mark.parametrize("representation", REPRESENTATIONS)
+@pytest.mark.parametrize("left", ["one frame", "one code", "equal codewords", "codewords of zeros"])
+def test_without_a_feature_that_varies_the_mean_is_the_answer(representation, left, capfd):
+    """LAPACK complains of empty matrices on standard output."""
+    problem = pitch_problem(10, representation)
+    tables, codes, y = problem.stack.tables, problem.codes, problem.y
+    if left == "one frame":
+        codes, y = codes[:, :1], y[:1]
+    elif left == "one code":
+        codes = np.full_like(codes, 3)
+    else:
+        tables = np.full_like(tables, 2.0 if left == "equal codewords" else 0.0)
+    fit = fit_stacked_least_squares(StackedLeastSquaresProblem(Stack(tables, representation), codes, y))
+    assert fit.outcome == "converged"
+    assert not fit.coef.any()
+    assert fit.intercept[0] == pytest.approx(y.mean(), rel=1e-15)
+    assert fit.objective == pytest.approx(np.var(y), rel=1e-12)
+    assert 0 <= fit.gap_bound <= 1e-20
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("representation", REPRESENTATIONS)

@@ -5,11 +5,11 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from probes.problem import FitOptions, LogisticProblem
-from probes.stacked import layer_metric, metric, passes, solver
+from probes.stacked import directions, layer_metric, metric, passes, solver
 from probes.stacked.certify import certify_stacked
 from probes.stacked.logistic import fit_stacked_logistic
 from probes.stacked.maps import LookupMap, RowMap, choose_map, seconds_per_frame
-from probes.stacked.passes import BlockPass
+from probes.stacked.passes import BlockPass, softmax_rows
 from probes.stacked.stack import Stack
 from tests.probes.stacked.problems import objective, rows_of, stacked_problem
 
@@ -27,8 +27,10 @@ SWEEP = [
 
 def by_sklearn(problem):
     # newton-cholesky would stop at a singular Hessian where rows are of deficient rank.
+    two = problem.n_classes == 2
     model = LogisticRegression(
-        C=problem.C,
+        # Of two classes it penalises one row, the difference of ours: these, each other's opposite, cost half of that.
+        C=2 * problem.C if two else problem.C,
         class_weight="balanced" if problem.class_weight == "balanced" else None,
         solver="lbfgs",
         tol=1e-10,
@@ -38,16 +40,15 @@ def by_sklearn(problem):
     mean = X.mean(axis=0)  # the intercept absorbs it; L-BFGS without it crawls
     model.fit(X - mean, problem.y)
     coef, intercept = model.coef_, model.intercept_
-    if problem.n_classes == 2:
-        # The binary model penalises one row for the difference: two rows that are each other's opposite cost half.
-        return None
+    if two:
+        coef, intercept = np.vstack([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
     coef = coef - coef.mean(axis=0)
     intercept = intercept - coef @ mean
     return coef, intercept - intercept.mean()
 
 
 @pytest.mark.parametrize("representation", REPRESENTATIONS)
-@pytest.mark.parametrize("settings", [s for s in SWEEP if s.get("n_classes") != 2], ids=str)
+@pytest.mark.parametrize("settings", SWEEP, ids=str)
 def test_the_optimum_is_that_of_scikit_learn_on_materialised_rows(representation, settings):
     problem = stacked_problem(representation=representation, **settings)
     fit = fit_stacked_logistic(problem, FitOptions(tol=1e-12))
@@ -97,6 +98,32 @@ def test_a_pass_gives_value_and_gradient_of_the_definition(representation, map_t
     single = frame_pass.loss(unknown, precise=False)
     assert single.value == pytest.approx(told.value, rel=1e-6)
     np.testing.assert_allclose(single.gradient, told.gradient, atol=3e-6)
+
+
+@pytest.mark.parametrize("representation", REPRESENTATIONS)
+@pytest.mark.parametrize("map_type", [LookupMap, RowMap])
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_a_pass_gives_the_hessian_s_image(monkeypatch, representation, map_type, n_threads):
+    monkeypatch.setattr(passes, "_BLOCK_BYTES", 1)  # 256 frames a block
+    problem = stacked_problem(7, representation)
+    unknown, direction = np.random.default_rng(0).standard_normal((2, problem.stack.dim + 1, problem.n_classes))
+    frame_pass = BlockPass(problem, map_type(problem.stack), n_threads)
+    step = 1e-5
+    ahead, behind = (frame_pass.loss(unknown + sign * step * direction, precise=True).gradient for sign in (1, -1))
+    found = frame_pass.curved(unknown, direction)
+    np.testing.assert_allclose(found, (ahead - behind) / (2 * step), atol=1e-6)
+    assert np.abs(found).max() > 0.1
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3, -1e3])
+def test_probabilities_and_their_logarithms_are_those_of_any_logits(offset):
+    logits = np.random.default_rng(0).standard_normal((50, 7)) * 3 + offset
+    expected = np.exp(logits - logits.max(axis=1, keepdims=True))
+    expected /= expected.sum(axis=1, keepdims=True)
+    p = logits.copy()
+    log_sum = softmax_rows(p)
+    np.testing.assert_allclose(p, expected, rtol=1e-12)
+    np.testing.assert_allclose(logits - log_sum[:, None], np.log(expected), atol=1e-12)
 
 
 def test_the_curvatures_of_a_pass_are_second_derivatives_over_the_intercept():
@@ -156,7 +183,6 @@ def test_one_layer_is_the_probe_from_counts(representation):
 def test_a_frame_of_weight_two_is_a_repeated_frame():
     problem = stacked_problem(12, class_weight="none")
     twice = np.tile(np.arange(problem.n_frames), 2)
-    repeated = stacked_problem(12, class_weight="none", C=0.5)
     repeated = type(problem)(problem.stack, problem.codes[:, twice], problem.y[twice], problem.n_classes, "none", 0.5)
     fit, other = (fit_stacked_logistic(p, FitOptions(tol=1e-12)) for p in (problem, repeated))
     np.testing.assert_allclose(fit.coef, other.coef, atol=1e-5)
@@ -213,6 +239,11 @@ def test_class_blocks_help_and_their_size_follows_the_work(monkeypatch):
     assert metric.largest_block(stacked_problem(n_frames=600, n_classes=71), 5000) < 200
 
 
+def true_value(problem, unknown):
+    penalty = 0.5 * problem.l2_strength * np.sum(unknown[:-1] ** 2)
+    return BlockPass(problem).loss(unknown, precise=True).value + penalty
+
+
 def test_single_precision_ends_before_its_rounding_matters():
     problem = stacked_problem(17, n_frames=3000)
     centred, _ = problem.centred()
@@ -231,11 +262,11 @@ def test_single_precision_ends_before_its_rounding_matters():
     assert seen[-1]
     assert seen == sorted(seen[: rough.n_passes]) + sorted(seen[rough.n_passes :])
     assert sharp.outcome == "converged"
-    assert sharp.value < rough.value
+    assert sharp.value < true_value(centred, rough.unknown) == pytest.approx(rough.value, rel=1e-6)
 
 
 def layerwise(monkeypatch):
-    monkeypatch.setattr(metric, "_MAX_JOINT_DIM", 0)
+    monkeypatch.setattr(directions, "_MAX_JOINT_DIM", 0)
 
 
 @pytest.mark.parametrize("settings", SWEEP, ids=str)
@@ -281,7 +312,7 @@ def test_the_layer_metric_is_symmetric_positive_and_exact_for_one_layer_and_two_
     rng = np.random.default_rng(5)
     unknown = 0.3 * rng.standard_normal((problem.stack.dim + 1, 2))
     unknown[:, 1] = -unknown[:, 0]
-    made = layer_metric.LayerMetric(problem, metric.principal_directions(problem), unknown)
+    made = layer_metric.LayerMetric(problem, directions.principal_directions(problem), unknown)
     rows = np.hstack([rows_of(problem), np.ones((problem.n_frames, 1))])
     p = 1.0 / (1.0 + np.exp(-2.0 * rows @ unknown[:, 0]))
     ridge = problem.l2_strength * np.diag([1.0] * problem.stack.dim + [0.0])
