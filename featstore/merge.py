@@ -21,6 +21,7 @@ from featstore.writer import (
     StoreHeader,
     StoreWriter,
     UtteranceRow,
+    rows_of_chunk,
 )
 
 LOG = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ def merge_stores(
     ----------
     parts : sequence of Path
         Stores of the same format and codecs with disjoint utterances, in any order. Shards of one build of which
-        some are missing are merged with a warning.
+        some are missing are merged with a warning; so are parts of which some have no latents, and then none has.
     output : Path
     layout, compression : str or None
         None: what the parts' builds were asked for, else what the first part has.
@@ -74,6 +75,7 @@ def merge_stores(
     _check_codecs(headers)
     _check_disjoint(headers)
     _warn_of_missing(headers)
+    _warn_of_latents(headers)
     asked = headers[0].attributes["build_options"]
     header = _merged_header(headers, inputs_sha256)
     order = sorted(
@@ -89,7 +91,7 @@ def merge_stores(
         n_done = 0
         for codec in header.codecs:
             for part, first, last in _runs(order):
-                _copy(writer, headers[part], codec.name, first, last, header.phonemes)
+                _copy(writer, headers[part], codec, first, last, header.phonemes)
                 n_done += last - first
                 if progress is not None:
                     progress(n_done, n_total)
@@ -102,17 +104,21 @@ def _runs(order: Sequence[tuple[str, int, int]]) -> Iterator[tuple[int, int, int
         yield places[0][1], places[0][2], places[-1][2] + 1
 
 
-def _copy(writer: StoreWriter, part: _Part, codec: str, first: int, last: int, phonemes: Sequence[str]) -> None:
+def _copy(writer: StoreWriter, part: _Part, codec: CodecHeader, first: int, last: int, phonemes: Sequence[str]) -> None:
     place = {label: index for index, label in enumerate(phonemes)}
     renumber = np.array([place[label] for label in part.phonemes], dtype=np.uint16)
     with Store(part.path) as store:
-        frames = store[codec]
+        frames = store[codec.name]
         start, stop = int(frames.offsets[first]), int(frames.offsets[last])
         for a in range(start, stop, BLOCK_FRAMES):
             b = min(a + BLOCK_FRAMES, stop)
             writer.append(
-                codec, frames.codes(a, b), renumber[frames.labels("phoneme", a, b)], frames.labels("f0", a, b)
+                codec.name, frames.codes(a, b), renumber[frames.labels("phoneme", a, b)], frames.labels("f0", a, b)
             )
+        if codec.has_latents:
+            rows = rows_of_chunk(frames.dim)
+            for a in range(start, stop, rows):
+                writer.append_latents(codec.name, frames.latents(a, min(a + rows, stop)))
 
 
 def _read_header(path: Path) -> _Part:
@@ -136,6 +142,7 @@ def _read_header(path: Path) -> _Part:
                 frames.weights_sha256,
                 frames.codebooks,
                 n_frames,
+                frames.has_latents,
             )
         layouts = {store[name].layout for name in store.codec_names}
         return _Part(
@@ -187,6 +194,20 @@ def _warn_of_missing(parts: Sequence[_Part]) -> None:
         LOG.warning("warning: %s", warning)
 
 
+def _warn_of_latents(parts: Sequence[_Part]) -> None:
+    """Say whose latents are left out: the format has those of all frames or none."""
+    for name in parts[0].codecs:
+        without = [part.path for part in parts if not part.codecs[name].has_latents]
+        if without and len(without) < len(parts):
+            LOG.warning(
+                "warning: the merged store lacks the latents of %s: %d of %d parts have none (%s)",
+                name,
+                len(without),
+                len(parts),
+                without[0],
+            )
+
+
 def _merged_header(parts: Sequence[_Part], inputs_sha256: str) -> StoreHeader:
     rows, shards = [], list[ShardRow]()
     for part in parts:
@@ -200,7 +221,12 @@ def _merged_header(parts: Sequence[_Part], inputs_sha256: str) -> StoreHeader:
     }
     rows.sort(key=lambda row: row.id)
     codecs = [
-        replace(codec, n_frames=[frames[codec.name, row.id] for row in rows]) for codec in parts[0].codecs.values()
+        replace(
+            codec,
+            n_frames=[frames[codec.name, row.id] for row in rows],
+            has_latents=all(part.codecs[codec.name].has_latents for part in parts),
+        )
+        for codec in parts[0].codecs.values()
     ]
     return StoreHeader(
         utterances=rows,

@@ -9,6 +9,8 @@ from featstore.digest import content_digest
 from featstore.store import Frames, Store
 from featstore.structure import raise_problems
 
+_LATENTS_FRAMES = 4096  # a row has up to a thousand numbers
+
 
 def verify_store(path: Path, full: bool = False) -> None:
     """Check structure, order and offsets; with `full` every frame as well.
@@ -90,6 +92,14 @@ def _frames(frames: Frames) -> list[str]:
             problems += _dense_rows(frames, codes, start, stop)
         if problems:
             return problems
+    return _latents(frames) if frames.has_latents else []
+
+
+def _latents(frames: Frames) -> list[str]:
+    """Read latents, the one float track that no codes explain; their shape is a matter of structure."""
+    for start, stop in frames.blocks(_LATENTS_FRAMES):
+        if not np.isfinite(frames.latents(start, stop)).all():
+            return [f"/codecs/{frames.name}/latents: expected finite numbers in frames {start} to {stop}"]
     return []
 
 

@@ -57,7 +57,10 @@ class ShardRow:
 
 @dataclass(frozen=True)
 class CodecHeader:
-    """One codec's identity and how many frames each utterance has, in the order of the utterance table."""
+    """One codec's identity and how many frames each utterance has, in the order of the utterance table.
+
+    `has_latents`: the store gets the encoder's output before quantisation too.
+    """
 
     name: str
     sample_rate_hz: int
@@ -66,6 +69,7 @@ class CodecHeader:
     weights_sha256: str
     codebooks: NDArray[np.float32]
     n_frames: Sequence[int]
+    has_latents: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ class _Pending:
 
     written: int = 0
     n: int = 0
+    written_latents: int = 0
     codes: list[NDArray[np.uint16]] = field(default_factory=list)
     phoneme: list[NDArray[np.uint16]] = field(default_factory=list)
     f0: list[NDArray[np.float32]] = field(default_factory=list)
@@ -151,6 +156,16 @@ class StoreWriter:
         if pending.n >= BLOCK_FRAMES:
             self._flush(codec, pending.n // BLOCK_FRAMES * BLOCK_FRAMES)
 
+    def append_latents(self, codec: str, latents: NDArray[np.float32]) -> None:
+        """Append the encoder's output of frames, utterance after utterance: float32 (n, dim), written at once.
+
+        They are a hundred times as large as what `append` takes, so none wait for a block to be full.
+        """
+        pending, dataset = self._pending[codec], self._file["codecs"][codec]["latents"]
+        first = pending.written_latents
+        dataset[first : first + len(latents)] = latents
+        pending.written_latents += len(latents)
+
     def _flush(self, codec: str, n: int) -> None:
         pending, group = self._pending[codec], self._file["codecs"][codec]
         codes, phoneme = np.concatenate(pending.codes, axis=1), np.concatenate(pending.phoneme)
@@ -179,6 +194,10 @@ class StoreWriter:
                 self._flush(name, pending.n)
             if pending.written != sum(codec.n_frames):
                 raise StoreError(f"{self.path}: {name} got {pending.written} frames, expected {sum(codec.n_frames)}")
+            if codec.has_latents and pending.written_latents != pending.written:
+                raise StoreError(
+                    f"{self.path}: {name} got latents of {pending.written_latents} frames, expected {pending.written}"
+                )
         _set_attribute(self._file, "complete", True)
         _set_attribute(self._file, "created", datetime.now(UTC).isoformat(timespec="seconds"))
         _set_attribute(self._file, "content_digest", "")
@@ -244,9 +263,11 @@ class StoreWriter:
             last = min(first + BLOCK_FRAMES, n_frames)
             owner = np.searchsorted(offsets, np.arange(first, last), side="right") - 1
             group["labels/speaker"][first:last] = speaker_of[owner]
+        rows = rows_of_chunk(dim)
         if self.layout == "dense":
-            rows = 1 << max(0, (_CHUNK_BYTES // (4 * dim)).bit_length() - 1)
-            self._create(group, "embeddings", (n_layers, n_frames, dim), (1, min(rows, BLOCK_FRAMES), dim))
+            self._create(group, "embeddings", (n_layers, n_frames, dim), (1, rows, dim))
+        if codec.has_latents:
+            self._create(group, "latents", (n_frames, dim), (rows, dim))
 
     def _create(self, group: Any, path: str, shape: tuple[int, ...], chunks: tuple[int, ...]) -> None:
         dtype = store_spec().dataset(path).dtype
@@ -262,6 +283,11 @@ class StoreWriter:
             filters["compression"] = "gzip"
         chunks = tuple(min(chunk, size) for chunk, size in zip(chunks, shape, strict=True))
         group.create_dataset(path, shape, dtype, chunks=chunks, **filters)
+
+
+def rows_of_chunk(dim: int) -> int:
+    """Return how many rows of `dim` float32 numbers a chunk holds."""
+    return min(1 << max(0, (_CHUNK_BYTES // (4 * dim)).bit_length() - 1), BLOCK_FRAMES)
 
 
 def _set_attribute(item: Any, name: str, value: Any) -> None:

@@ -68,6 +68,10 @@ class AskedOfLatents:
         """Return None: libraries decide."""
         return None
 
+    def device(self, backend: Backend) -> str:
+        """Return the backend's."""
+        return backend.availability().device
+
     def fit(self, backend: Backend, options: FitOptions) -> Fit:
         """Fit on the rows."""
         return fit_with(backend, self._problem, options)

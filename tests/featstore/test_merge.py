@@ -2,10 +2,11 @@ import h5py
 import numpy as np
 import pytest
 
+from featstore import writer
 from featstore.completeness import missing_utterances
 from featstore.errors import StoreError
 from featstore.merge import merge_stores
-from featstore.store import Store
+from featstore.store import Frames, Store
 from featstore.verify import verify_store
 from tests.support.stores import StoreRecipe, write_store
 
@@ -113,6 +114,67 @@ def test_a_subset_or_skipped_utterances_are_no_missing_parts():
     assert missing_utterances([({"merged": []}, {}, 5)]) == []
     (told,) = missing_utterances([(corpus, {"max_utterances": 10}, 9)])
     assert told.startswith("the parts hold 9 of 10 utterances")
+
+
+def with_latents(path, codecs=RECIPE.codecs):
+    """Give frames latents that tell them apart: made of the utterance's id and the frame's place in it."""
+    with h5py.File(path, "r+") as file:
+        ids = [int(name.decode()[-4:]) for name in file["utterances/id"][()]]
+        for codec in codecs:
+            group = file["codecs"][codec]
+            n_frames = np.diff(group["offsets"][()])
+            rows = [(np.full(n, id_), np.arange(n)) for id_, n in zip(ids, n_frames, strict=True)]
+            owner, place = (np.concatenate(column) for column in zip(*rows, strict=True)) if rows else ([], [])
+            group["latents"] = np.stack([owner, place, *([owner] * 3)], axis=1).astype(np.float32)
+    return path
+
+
+@pytest.mark.parametrize("layout", ["dense", "factored"])
+def test_latents_go_with_their_frames_a_chunk_at_a_time(tmp_path, monkeypatch, layout):
+    monkeypatch.setattr(writer, "_CHUNK_BYTES", 4 * RECIPE.dim * 16)
+    parts = [[11, 3, 0], [1, 2, 4, 5, 6], [7, 8, 9, 10]]
+    paths = [with_latents(write_store(tmp_path / f"{i}.h5", RECIPE, only=only)) for i, only in enumerate(parts)]
+    read, latents = [], Frames.latents
+    monkeypatch.setattr(
+        Frames, "latents", lambda self, start, stop: read.append(stop - start) or latents(self, start, stop)
+    )
+    merge_stores(paths, tmp_path / "merged.h5", layout)
+    assert max(read) == 16
+    verify_store(tmp_path / "merged.h5", full=True)
+    expected = with_latents(write_store(tmp_path / "whole.h5", RECIPE))
+    with Store(tmp_path / "merged.h5") as store, Store(expected) as whole:
+        for name in RECIPE.codecs:
+            n = whole[name].n_frames
+            np.testing.assert_array_equal(store[name].latents(0, n), whole[name].latents(0, n))
+
+
+def test_latents_that_not_all_parts_have_are_left_out_with_a_word(tmp_path, caplog):
+    parts = [[0, 1, 2], [3, 4, 5, 6, 7]]
+    paths = [write_store(tmp_path / f"{i}.h5", RECIPE, only=only) for i, only in enumerate(parts)]
+    with_latents(paths[0])
+    with_latents(paths[1], ["beta"])
+    merge_stores(paths, tmp_path / "merged.h5")
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"warning: the merged store lacks the latents of alpha: 1 of 2 parts have none ({paths[1]})"
+    )
+    with Store(tmp_path / "merged.h5") as store:
+        assert [store[name].has_latents for name in RECIPE.codecs] == [False, True]
+
+
+def test_latents_of_fewer_frames_than_promised_are_no_store(tmp_path):
+    header = writer.CodecHeader("alpha", 16_000, 320, "untrained", "cd" * 32, np.zeros((1, 2, 3), "f4"), [4], True)
+    row = writer.UtteranceRow("s0-1-0000", "s0", 0, 1280, 16_000, "ab" * 32)
+    store = writer.StoreHeader([row], {}, ["sil"], [], [header], {})
+
+    def write():
+        with writer.StoreWriter(tmp_path / "a.h5", store) as opened:
+            opened.append("alpha", np.zeros((1, 4), "u2"), np.zeros(4, "u2"), np.zeros(4, "f4"))
+            opened.append_latents("alpha", np.zeros((3, 3), "f4"))
+
+    with pytest.raises(StoreError, match="alpha got latents of 3 frames, expected 4"):
+        write()
+    assert not (tmp_path / "a.h5").exists()
 
 
 def test_nothing_to_merge(tmp_path):
