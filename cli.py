@@ -90,6 +90,13 @@ class _Device(click.ParamType[str]):
         return str(value)
 
 
+def _resamples(ctx: click.Context, param: click.Parameter, value: int) -> int:
+    """Refuse a single resample: the two ends of its interval would be one number."""
+    if value == 1:
+        raise click.BadParameter("expected 0 for no intervals or at least 2 resamples, found 1; 1000 is usual")
+    return value
+
+
 quiet_option = click.option("--quiet", is_flag=True, help="No progress and no notes on stderr.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 
@@ -213,7 +220,12 @@ probe_options = options(
         help="Weighting of the classes.",
     ),
     click.option("--max-iter", type=click.IntRange(min=1), help="Iteration limit. [default: the backend's]"),
-    click.option("--tol", type=click.FloatRange(min=0, min_open=True), help="Tolerance. [default: the backend's]"),
+    click.option(
+        "--tol",
+        type=click.FloatRange(min=0, min_open=True),
+        help="For exact the gap to the optimum, relative to the objective; for others what their library calls tol. "
+        "[default: the backend's]",
+    ),
     click.option(
         "--eval-by",
         type=click.Choice(["utterance", "speaker"]),
@@ -224,9 +236,10 @@ probe_options = options(
     click.option(
         "--n-bootstrap",
         type=click.IntRange(min=0),
+        callback=_resamples,
         default=0,
         show_default=True,
-        help="Resamples for 95 % intervals and paired comparisons; 1000 is usual.",
+        help="Resamples for 95 % intervals and paired comparisons: 0 for none, else at least 2; 1000 is usual.",
     ),
     click.option(
         "--n-permutations",
@@ -239,7 +252,14 @@ probe_options = options(
         "--workers",
         "n_workers",
         type=click.IntRange(min=1),
-        help="Processes that count and fit. [default: one a core where it pays]",
+        help="Processes that count and fit, of one thread each unless --threads says more. "
+        "[default: one a core where it pays]",
+    ),
+    click.option(
+        "--threads",
+        "n_threads",
+        type=click.IntRange(min=1),
+        help="Threads that share a cumulative or concat fit. [default: the cores that processes leave]",
     ),
     click.option("--require-gpu", is_flag=True, help="Fail where --backend cuml would fall back to the CPU."),
 )
@@ -428,6 +448,13 @@ def verify(store: Path, full: bool) -> None:
 @click.option("--codec", "codecs", multiple=True, help="Codec to probe; may be repeated. [default: all in the store]")
 @probe_options
 @click.option(
+    "--device",
+    type=_Device(),
+    default="auto",
+    show_default=True,
+    help="Where cumulative and concat probes pass over their frames: cpu, cuda, cuda:N or mps; auto is cpu.",
+)
+@click.option(
     "--seed",
     type=click.IntRange(min=0),
     default=0,
@@ -537,6 +564,7 @@ _PROBE_ARGUMENTS = (
     "n_bootstrap",
     "n_permutations",
     "n_workers",
+    "n_threads",
     "require_gpu",
 )
 
@@ -595,9 +623,11 @@ def _probe(stores: list[Path], output: Path, quiet: bool, arguments: dict[str, A
 
 def _results(records: list[dict[str, Any]], folder: Path, figures: list[Path], as_json: bool) -> str:
     from probes.comparisons import write_comparisons
+    from probes.records import read_records
     from probes.report import summary_table, write_report
 
-    comparisons = write_comparisons(records, folder)
+    # Of the whole folder, whatever this run was about; its own records come last, and so count.
+    comparisons = write_comparisons([*read_records(folder), *records], folder)
     report_path = write_report(records, folder)
     if as_json:
         return json.dumps(records, indent=1)

@@ -25,11 +25,12 @@ MEANINGS = {
     "latent": "latent: the encoder's output",
 }
 UNCONVERGED = "did not converge"
+BAND = "95 % interval of latents"
 ROW_HEIGHT_IN = 0.14
 
 
 def add_legend(figure: "Figure", axes: Iterable["Axes"], series: Sequence[Series], note: str | None) -> int:
-    """Name curves, then unconverged fits, references, interval bars and a note; return the number of rows.
+    """Name curves, then unconverged fits, references, intervals and a note; return the number of rows.
 
     Curves of one representation are named by their codec. Of several, colour and marker are named by codec and line
     styles by representation, which takes fewer rows than all pairs.
@@ -45,6 +46,7 @@ def add_legend(figure: "Figure", axes: Iterable["Axes"], series: Sequence[Series
         Stands last.
     """
     from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
     drawn: dict[str, Any] = {}
     for axis in axes:
@@ -58,6 +60,8 @@ def add_legend(figure: "Figure", axes: Iterable["Axes"], series: Sequence[Series
             keys[name] = Line2D([], [], color=REFERENCE_COLOUR, linewidth=0.8, linestyle=REFERENCE_STYLES[name])
     if INTERVAL in drawn:
         keys[INTERVAL] = interval_key()
+    if BAND in drawn:
+        keys[BAND] = Patch(color=REFERENCE_COLOUR, alpha=0.2, linewidth=0)
     if note is not None:
         keys[note] = Line2D([], [], linestyle="none")
     look: dict[str, Any] = {"frameon": False, "fontsize": 7, "handlelength": 2.6, "labelspacing": 0.3}

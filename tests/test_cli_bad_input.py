@@ -114,7 +114,7 @@ def test_no_utterance_can_be_used(corpus, output, melrvq_weights):
             "speechtokenizer",
             "config.json: a configuration without weights for speechtokenizer; add --st-ckpt FILE",
         ),
-        (["--device", "cuda:99"], "melrvq", "device 'cuda:99' was asked for, but torch"),
+        (["--device", "cuda:99"], "melrvq", "--device cuda:99: torch"),
     ],
 )
 def test_wrong_options(corpus, output, options, codec, message):

@@ -282,11 +282,47 @@ def test_latents_are_level_lines_over_all_layers():
     alone = draw([latent])
     assert alone.axes[1].get_xlabel() == "encoder output, before all RVQ layers"
     assert ("EnCodec (pretrained), latent", 0.7) in references(alone.axes[0])
-    assert legend_names(alone)[-1] == "95 % interval"
+    assert legend_names(alone)[-1] == "95 % interval of latents"
     together = draw([latent, make_record(layer=1), make_record(layer=2)])
     assert ("EnCodec (pretrained), latent", 0.7) in references(together.axes[0])
     assert set(curves(together.axes[0])["EnCodec (pretrained)"]) == {1, 2}
     assert together.axes[1].get_xlabel() == "RVQ layer"
+
+
+def test_the_legend_shows_bars_for_layers_and_a_band_for_latents():
+    def keys(*records):
+        figure = draw(records)
+        return {
+            name: type(handle).__name__
+            for name, handle in zip(legend_names(figure), figure.legends[0].legend_handles, strict=True)
+            if "interval" in name
+        }
+
+    ends = {"accuracy_low": 0.2, "accuracy_high": 0.4}
+    latent = make_record(layer=None, representation="latent", **ends)
+    bar, band = {"95 % interval": "Line2D"}, {"95 % interval of latents": "Rectangle"}
+    assert keys(latent) == band
+    assert keys(make_record(**ends)) == bar
+    assert keys(make_record(**ends), latent) == bar | band
+    assert keys(make_record()) == {}
+
+
+@pytest.mark.parametrize("codecs", [("encodec",), ("lyra",)])  # the second on a logarithmic axis
+def test_latents_that_did_not_converge_are_crossed_at_both_ends_of_their_line(codecs):
+    look = {"layer": None, "representation": "latent"}
+    records = [
+        make_record("encodec", accuracy=0.7, outcome="iteration_limit", **look),
+        make_record("melrvq", accuracy=0.6, **look),
+        *make_study(codecs),
+    ]
+    figure = draw(records)
+    axis = figure.axes[0]
+    (crosses,) = [line for line in axis.get_lines() if line.get_label() == "did not converge"]
+    assert list(crosses.get_ydata()) == [0.7, 0.7]
+    left, right = axis.transAxes.inverted().transform(crosses.get_transform().transform(crosses.get_xydata()))[:, 0]
+    assert left < 0.05 < 0.95 < right
+    assert "did not converge" in legend_names(figure)
+    assert "did not converge" not in legend_names(draw(records[1:]))
 
 
 def test_several_representations_are_told_by_line_style_in_few_rows_and_a_taller_figure():

@@ -184,12 +184,3 @@ def test_leaving_does_not_wait_for_running_calls():
         next(pool.run([("double", (1,)), ("sleep", (60,))]))
     assert time.monotonic() - begin < 30
     assert not multiprocessing.active_children()
-
-
-def test_answers_are_taken_in_the_order_of_their_calls():
-    from probes.runner import _in_order
-
-    taken = []
-    for index, answer in _in_order(iter([(2, "c"), (0, "a"), (1, "b"), (4, "e"), (3, "d")])):
-        taken.append((index, answer))
-    assert taken == list(enumerate("abcde"))
