@@ -29,7 +29,7 @@ from probes.stacked.problem import StackedLogisticProblem
 Array = NDArray[np.float64]
 
 # Iterations at which the metric is made anew: once p has left its start, once more near the end of the way.
-_REFRESHES = (6, 16)
+_REFRESHES = (6, 24)
 _SLOPE_SHARE = 0.9
 _MEMORY = 12
 # Gap, relative to the objective, below which single precision no longer tells steps apart.
