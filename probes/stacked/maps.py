@@ -5,7 +5,10 @@
 - `RowMap`: Z = X W' with the block's rows X looked up first: m D (concat: dim) additions and dim K multiplications
   each way, which run ten times faster each in a matrix product.
 
-`choose_map` takes the one that seems cheaper.
+`choose_map` takes the one that seems cheaper. Of 8 layers of 1024 codewords and 71 classes that is lookups, but for
+sums of codewords shorter than some 40 numbers; with 251 classes, whose tables leave the cache, rows win for sums of up
+to some 140 numbers (measured at 80: a pass of 1.9 instead of 2.8 us a frame) and for concatenations of up to 220. With
+more layers they win for longer ones (32 layers of 128 numbers, summed: 4.8 instead of 20 us).
 """
 
 from typing import Any, Protocol
@@ -19,10 +22,11 @@ from probes.stacked.stack import Stack
 Array = NDArray[np.float64]
 Block = NDArray[np.floating]
 
-# Seconds of one addition of a sparse product, one multiplication of a matrix product and one element looked up, in
-# float32 on one core (measured; only their ratios matter).
-_SECONDS_SPARSE = 3.0e-10
-_SECONDS_PRODUCT = 3.8e-11
+# Seconds of one addition of a sparse product with tables of a megabyte (it goes with the root of their size: 0.7 to 260
+# MB took 1.3e-10 to 2.9e-9), one multiplication of a matrix product and one element looked up, in float32 on one core
+# (measured; only their ratios matter).
+_SECONDS_SPARSE = 1.7e-10
+_SECONDS_PRODUCT = 1.6e-11
 _SECONDS_ELEMENT = 7.0e-10
 
 
@@ -146,5 +150,6 @@ def seconds_per_frame(stack: Stack, n_classes: int) -> tuple[float, float]:
     """Return what a frame costs a pass by lookups and by rows, without what both need (softmax)."""
     additions = stack.n_layers * n_classes
     elements = stack.n_layers * stack.tables.shape[2]
-    by_lookups = 2 * additions * _SECONDS_SPARSE
+    megabytes = 4e-6 * stack.n_layers * stack.n_codewords * n_classes
+    by_lookups = 2 * additions * _SECONDS_SPARSE * megabytes**0.5
     return by_lookups, elements * _SECONDS_ELEMENT + 2 * stack.dim * n_classes * _SECONDS_PRODUCT

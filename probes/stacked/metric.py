@@ -5,8 +5,8 @@ intercept: a second moment of the rows near class k. Three approximations, each 
 
 - rows are rotated to the principal directions of their second moment, of variance s_j^2 (one rotation for all of a row,
   or one for each layer's part where a joint one would cost too much);
-- along the directions of largest variance a class's moment is estimated from some hundreds of frames, drawn in
-  proportion to their share in it, and mixed with the mean of all classes to stay regular;
+- along the directions of largest variance a class's moment is estimated from some hundreds of frames (see
+  `curvature_sample`) and mixed with the mean of all classes to stay regular;
 - along the others the moment is the mean one: a_k s_j^2 + l2 on the diagonal, a_k = sum_i r_i p_ik (1 - p_ik).
 
 Classes are not coupled: L-BFGS learns what that leaves out.

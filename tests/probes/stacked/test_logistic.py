@@ -227,6 +227,24 @@ def test_rows_win_where_dimensions_are_few_and_lookups_where_they_are_many():
     assert np.argmin(seconds_per_frame(few, 900)) == 1
 
 
+@pytest.mark.parametrize(
+    ("shape", "representation", "n_classes", "name"),
+    # The cheaper one as measured on one core.
+    [
+        ((8, 1024, 128), "cumulative", 251, "rows"),
+        ((8, 1024, 128), "cumulative", 71, "lookups"),
+        ((8, 1024, 80), "cumulative", 251, "rows"),
+        ((8, 1024, 80), "cumulative", 71, "lookups"),
+        ((8, 1024, 128), "concat", 251, "lookups"),
+        ((8, 1024, 1024), "cumulative", 251, "lookups"),
+        ((46, 16, 64), "cumulative", 251, "rows"),
+        ((32, 1024, 128), "cumulative", 251, "rows"),
+    ],
+)
+def test_the_map_of_real_codecs_is_the_one_that_was_measured_to_be_cheaper(shape, representation, n_classes, name):
+    assert choose_map(Stack(np.zeros(shape, np.float32), representation), n_classes).name == name
+
+
 def test_class_blocks_help_and_their_size_follows_the_work(monkeypatch):
     problem = stacked_problem(16, n_frames=20_000, n_codewords=40, dim=12, n_classes=8)
     with_blocks = fit_stacked_logistic(problem, FitOptions(tol=1e-10))
