@@ -44,11 +44,3 @@ def logit_blocks(stack: Stack, fit: Fit, codes: NDArray[np.uint16]) -> Iterator[
     for start in range(0, codes.shape[1], n):
         block = slice(start, min(start + n, codes.shape[1]))
         yield block, lookups.logits(lookups.encode(codes[:, block], np.float64), prepared) + fit.intercept
-
-
-def predicted_classes(stack: Stack, fit: Fit, codes: NDArray[np.uint16]) -> NDArray[np.int64]:
-    """Return the class that a classification probe says of every frame, int64 (n_frames,); see `predicted_hz`."""
-    classes = np.empty(codes.shape[1], dtype=np.int64)
-    for block, logits in logit_blocks(stack, fit, codes):
-        classes[block] = logits.argmax(axis=1)
-    return classes
