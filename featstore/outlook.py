@@ -4,13 +4,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from featstore.build import is_built, recorded_options, slice_key
+from featstore.build import find_built, recorded_options
 from featstore.codecs.choose import check_weights
 from featstore.codecs.registry import codec_family
 from featstore.codecs.weights import sha256_of
 from featstore.errors import StoreError, WeightsError
+from featstore.inputs import hash_inputs
+from featstore.memory import available_bytes
 from featstore.plan import BuildPlan, evaluation_note
-from featstore.shard import check_same_options, is_finished
+from featstore.preflight import free_bytes, free_files
+from featstore.shard import check_same_options, find_finished
 from featstore.sizes import in_bytes
 from featstore.store import Store
 from featstore.wording import counted
@@ -34,7 +37,8 @@ def plan_text(plan: BuildPlan) -> str:
         _line("frames", ", ".join(f"{name} about {n:,}" for name, n in plan.sizes.n_frames.items())),
     ]
     if lines[0].startswith("would build"):
-        lines += [_line("size", _sizes(plan)), _line("shards", _shards(plan)), _line("weights", _weights(plan))]
+        lines += [_line("size", _sizes(plan)), *_room(plan)]
+        lines += [_line("shards", _shards(plan)), _line("weights", _weights(plan))]
     note = evaluation_note(plan)
     return "\n".join([*lines, _line("split", _split(plan)), *([note] if note else [])])
 
@@ -65,8 +69,8 @@ def _is_there(plan: BuildPlan, target: Path) -> bool:
         return False
     asked = recorded_options(plan.options, _weights_asked(plan, _options_of(target)))
     if plan.options.shard is not None:
-        return is_finished(target, slice_key(plan, plan.options.shard[0] - 1), asked)
-    return is_built(plan, asked, [slice_key(plan, index) for index in range(len(plan.slices))])
+        return find_finished(target, asked, hash_inputs(plan.slices[plan.options.shard[0] - 1])) is not None
+    return find_built(plan, asked, hash_inputs(plan.utterances)) is not None
 
 
 def _check_shards(plan: BuildPlan) -> None:
@@ -112,6 +116,19 @@ def _sizes(plan: BuildPlan) -> str:
         f"{layout} about {both[layout]}{whole} ({other} would be about {both[other]}), "
         f"and {in_bytes(sizes.bytes_shards)} of shards until they are merged"
     )
+
+
+def _room(plan: BuildPlan) -> list[str]:
+    """Return what is needed, not counting what is there already, beside what is free; see `featstore.preflight`."""
+    left = plan.work_left
+    n_files, n_bytes = free_files(left.output), available_bytes()
+    files = "no limit known" if n_files is None else f"{n_files:,} free"
+    memory = "what is free is not known" if n_bytes is None else f"{in_bytes(n_bytes)} free"
+    return [
+        _line("space", f"about {in_bytes(left.bytes_on_disk())} needed, {in_bytes(free_bytes(left.output))} free"),
+        _line("files", f"up to {left.n_files:,} needed, {files}"),
+        _line("memory", f"about {in_bytes(left.bytes_of_memory)} needed, {memory}"),
+    ]
 
 
 def _shards(plan: BuildPlan) -> str:

@@ -11,12 +11,15 @@ from featstore.corpora.base import Utterance
 from featstore.corpora.librispeech import scan_librispeech
 from featstore.errors import StoreError
 from featstore.labels.pitch import check_f0_method
-from featstore.sizes import SizeEstimate, check_free_space, estimate_sizes
+from featstore.preflight import WorkLeft, check_room
+from featstore.sizes import SizeEstimate, estimate_sizes
 from featstore.split import WAY_OUT, make_split, read_split, take_subset
 from featstore.wording import counted
 from featstore.writer import Compression, Layout
 
 SHARD_UTTERANCES = 32  # what an interrupted build loses at most: a minute or two of encoding
+# Every shard holds the codebooks (38 MB for the two codecs of the study), so a large corpus gets larger shards.
+MOST_SHARDS = 128
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class BuildOptions:
     device: str = "auto"
     shard: tuple[int, int] | None = None
     shard_utterances: int = SHARD_UTTERANCES
+    retry_skipped: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,19 @@ class BuildPlan:
         """Return the file of slice `index`, counted from 0."""
         return self.shards_folder / f"shard-{index + 1:05d}-of-{len(self.slices):05d}.h5"
 
+    @property
+    def work_left(self) -> WorkLeft:
+        """What is still to be written, looked up anew: finished shards, and a result that stands, are not.
+
+        A result that takes up what was skipped is a new one, beside the old until it is whole.
+        """
+        options, stands = self.options, self.options.output.exists()
+        has_merge = options.shard is None and (options.retry_skipped or not stands)
+        every = () if stands else range(len(self.slices))
+        asked = every if options.shard is None else (options.shard[0] - 1,)
+        slices = [len(self.slices[index]) for index in asked if not self.shard_path(index).exists()]
+        return WorkLeft(options.output, options.embeddings, self.sizes, len(self.utterances), slices, has_merge)
+
 
 @dataclass
 class BuildResult:
@@ -92,7 +109,7 @@ def plan_build(options: BuildOptions) -> BuildPlan:
     Raises
     ------
     CorpusError, StoreError, UnknownNameError
-        When the corpus, the split, the options or the free space do not allow it.
+        When the corpus, the split, the options, or the space, files, memory and rights there are do not allow it.
     """
     _check_options(options)
     families = [codec_family(name) for name in options.weights]
@@ -103,12 +120,14 @@ def plan_build(options: BuildOptions) -> BuildPlan:
     else:
         split = make_split(scan.utterances, options.eval_frac, options.seed)
     utterances = take_subset(scan.utterances, options.max_utterances, options.seed)
-    n_slices = options.shard[1] if options.shard else -(-len(utterances) // options.shard_utterances)
+    n_small = min(MOST_SHARDS, -(-len(utterances) // options.shard_utterances))
+    n_slices = options.shard[1] if options.shard else n_small
     edges = [len(utterances) * index // n_slices for index in range(n_slices + 1)]
     slices = [utterances[a:b] for a, b in itertools.pairwise(edges)]
-    sizes = estimate_sizes(utterances, families, options.compression)
-    check_free_space(sizes, options.embeddings, options.compression, options.output.parent)
-    return BuildPlan(options, scan.utterances, utterances, dict(scan.irregular), split, slices, sizes)
+    sizes = estimate_sizes(utterances, families, options.compression, n_slices)
+    plan = BuildPlan(options, scan.utterances, utterances, dict(scan.irregular), split, slices, sizes)
+    check_room(plan.work_left)
+    return plan
 
 
 def shards_folder_of(output: Path) -> Path:

@@ -1,6 +1,7 @@
 """A dry run says what the build then does: build, find the store finished, or refuse, in the same words."""
 
 import contextlib
+import re
 import shutil
 
 import pytest
@@ -59,6 +60,9 @@ def test_a_first_build(options):
     assert lines["from"].startswith("6 of 6 utterances of train-clean-100")
     assert lines["size"].startswith("dense about ")
     assert outlook(options(embeddings="factored"))["size"].startswith("factored about ")
+    assert re.fullmatch(r"about [\d.]+ kB needed, [\d.]+ .?B free", lines["space"])
+    assert re.fullmatch(r"up to 15 needed, ([\d,]+ free|no limit known)", lines["files"])
+    assert re.fullmatch(r"about 54\d\.\d MB needed, ([\d.]+ .?B free|what is free is not known)", lines["memory"])
     assert lines["shards"] == f"3 in {options().output}.shards"
     assert lines["weights"] == "tiny fitted to this corpus"
     assert lines["split"] == f"{options().output.with_name('split.json')} (to be written)"
@@ -69,7 +73,7 @@ def test_a_finished_store(options):
     lines = outlook(options())
     assert lines["nothing to do"] == f"{options().output} is already built from these inputs"
     assert lines["split"].endswith("(reused)")
-    assert not {"size", "shards", "weights"} & set(lines)
+    assert not {"size", "space", "files", "memory", "shards", "weights"} & set(lines)
     assert build_store(plan_build(options())).n_built == 0
     assert outlook(options(force_resplit=True))["split"].endswith("(made anew)")
 
@@ -128,7 +132,9 @@ def test_shards_of_an_interrupted_build(options, monkeypatch):
     with monkeypatch.context() as patch, contextlib.suppress(InterruptedError):
         patch.setattr(build_module, "merge_stores", failing)
         build_store(plan_build(options()))
-    assert outlook(options())["shards"].endswith(".shards; 3 there, kept where options and inputs are the same")
+    lines = outlook(options())
+    assert lines["shards"].endswith(".shards; 3 there, kept where options and inputs are the same")
+    assert lines["memory"].startswith("about 0 B needed, ")  # only the merge is left
     assert outlook(options(f0="pyin"))["would refuse"] == refusal(options(f0="pyin"))
     damaged = plan_build(options()).shard_path(0)
     damaged.write_bytes(b"")

@@ -31,3 +31,12 @@ def test_a_whole_corpus_needs_no_warning(tiny_corpus, tmp_path):
 def test_weights_of_a_codec_that_is_not_built_are_refused():
     with pytest.raises(UnknownNameError, match="encodec is not among the codecs of this build"):
         parse_weights(["melrvq"], ["encodec=untrained"], {})
+
+
+def test_a_large_corpus_gets_larger_shards_not_more(tiny_corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr("featstore.plan.MOST_SHARDS", 4)
+    for n_utterances, n_shards in ((1, 4), (5, 4), (12, 2)):
+        slices = plan(tiny_corpus, tmp_path, shard_utterances=n_utterances).slices
+        assert len(slices) == n_shards
+        assert sum(map(len, slices)) == tiny_corpus.n_utterances
+    assert len(plan(tiny_corpus, tmp_path, shard=(1, 7)).slices) == 7
