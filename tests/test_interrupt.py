@@ -147,6 +147,45 @@ def test_a_slice_of_a_job_array_leaves_nothing_half_done(builds, tmp_path):
     run_well("verify", again.stdout.strip(), "--full")
 
 
+# code in C, which no exception interrupts
+
+_IN_C = (
+    "import hashlib, signal, sys, cli\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    "@cli.main.command('encode')\n"
+    "def encode():\n"
+    "    print('begun', file=sys.stderr, flush=True)\n"
+    "    hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)\n"
+    "cli.main(['encode'])\n"
+)
+MOST_S = 10.0
+
+
+def test_a_command_in_the_middle_of_long_c_code_ends_in_time():
+    """A network that encodes a long utterance on one core is such code; here it is a hash of minutes."""
+    signals = (signal.SIGINT, signal.SIGTERM)
+    command = [sys.executable, "-c", _IN_C]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    running = {sent: subprocess.Popen(command, **pipes, env=environment(), cwd=ROOT) for sent in signals}
+    try:
+        for process in running.values():
+            assert process.stderr.readline() == "begun\n", process.communicate()
+        time.sleep(0.2)
+        started = time.monotonic()
+        for sent, process in running.items():
+            process.send_signal(sent)
+        for sent, process in running.items():
+            stdout, stderr = process.communicate(timeout=PATIENCE_S)
+            took_s = time.monotonic() - started
+            assert 1.0 < took_s < MOST_S, "it was not in C code, or was not ended"
+            check_stopped(Ended(process.returncode, stdout, stderr), sent)
+            assert stderr == f"{NOTE}\n"
+    finally:
+        for process in running.values():
+            process.kill()
+            process.wait()
+
+
 # probe
 
 
