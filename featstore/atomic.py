@@ -5,25 +5,50 @@ writer of the same name discards.
 """
 
 import contextlib
+import errno
+import glob
 import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+# Some file systems (SMB, some of FUSE) write names through at once and refuse to be asked for it.
+_FOLDER_CANNOT_BE_SYNCED = {errno.EINVAL, errno.ENOTSUP}
+
 
 @contextlib.contextmanager
 def write_once(path: Path) -> Iterator[Path]:
-    """Yield a temporary path; on success sync it, rename it to `path` and sync the folder; on failure remove it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Yield a temporary path; on success sync it, rename it to `path` and sync the folder; on failure remove it.
+
+    Raises
+    ------
+    OSError
+        What the file system says; its ``filename`` is `path` where it was the temporary one.
+    """
+    make_folder(path.parent)
     discard_leftovers(path)
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
+    temporary.unlink(missing_ok=True)  # of a process that had the same number, or a link that somebody put there
     try:
         yield temporary
         _sync(temporary)
         os.replace(temporary, path)
         _sync(path.parent)
+    except OSError as error:
+        if error.filename == str(temporary):
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, each synced into the one that holds it."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync(folder.parent)
 
 
 def write_text_once(path: Path, text: str) -> None:
@@ -32,13 +57,20 @@ def write_text_once(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def discard_leftovers(path: Path) -> list[Path]:
-    """Remove temporary files of `path` whose process on this machine is gone; return them."""
-    host = socket.gethostname()
+def discard_leftovers(path: Path, *, of_any_host: bool = False) -> list[Path]:
+    """Remove temporary files of `path` whose process on this machine is gone; return them.
+
+    Parameters
+    ----------
+    path : Path
+    of_any_host : bool
+        Those of other machines too, whose processes cannot be asked: only for the one who holds the output's lock.
+    """
+    host = "*" if of_any_host else glob.escape(socket.gethostname())
     gone = []
-    for leftover in path.parent.glob(f".{path.name}.{host}-*.partial"):
-        pid = leftover.name.removesuffix(".partial").rsplit("-", 1)[-1]
-        if pid.isdigit() and not _is_alive(int(pid)):
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.{host}-*.partial"):
+        host_there, _, pid = leftover.name.removesuffix(".partial").removeprefix(f".{path.name}.").rpartition("-")
+        if pid.isdigit() and (host_there != socket.gethostname() or not _is_alive(int(pid))):
             leftover.unlink(missing_ok=True)
             gone.append(leftover)
     return gone
@@ -57,8 +89,12 @@ def _is_alive(pid: int) -> bool:
 
 
 def _sync(path: Path) -> None:
+    """Have a file, or what names a folder holds, on the disk before going on."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if not (path.is_dir() and error.errno in _FOLDER_CANNOT_BE_SYNCED):
+            raise
     finally:
         os.close(descriptor)
