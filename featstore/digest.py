@@ -5,6 +5,7 @@ shard boundaries, merge order, number of workers and time. The byte-exact defini
 """
 
 import hashlib
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,12 @@ _CANONICAL_NAN = np.uint32(0x7FC00000)
 
 
 def content_digest(store: Store) -> str:
-    """Return the hex SHA-256 over every utterance in id order, then over every codec's codebooks and identity.
+    """Return the hex SHA-256 over every utterance in id order, then over every codec's codebooks and identity."""
+    return combined_digest(store, utterance_digests(store))
+
+
+def utterance_digests(store: Store) -> list[bytes]:
+    """Return the 32-byte SHA-256 of every utterance, in id order: what it is, says and sounds like to every codec.
 
     Parameters
     ----------
@@ -33,9 +39,22 @@ def content_digest(store: Store) -> str:
     phonemes = store.strings("vocab/phonemes")
     for codec in store.codec_names:
         _add_frames(utterances, store[codec], phonemes)
+    return [digest.digest() for digest in utterances]
+
+
+def combined_digest(store: Store, digests: Iterable[bytes]) -> str:
+    """Return the content digest of a store that holds these utterances and this one's codecs.
+
+    Parameters
+    ----------
+    store : Store
+        Whose codecs' identities and codebooks count.
+    digests : iterable of bytes
+        Of `utterance_digests`, in id order: all of them, or those of a part.
+    """
     total = hashlib.sha256(b"rvqprobe-content-1\0")
-    for digest in utterances:
-        total.update(digest.digest())
+    for digest in digests:
+        total.update(digest)
     for codec in store.codec_names:
         frames = store[codec]
         clock = (frames.sample_rate_hz, frames.hop_samples, *frames.codebooks.shape)

@@ -5,8 +5,8 @@ written in blocks aligned to the chunks, so that no chunk is compressed twice.
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,71 +18,24 @@ import hdf5plugin
 import numpy as np
 from numpy.typing import NDArray
 
+from featstore import trust
 from featstore.atomic import write_once
 from featstore.digest import content_digest
 from featstore.errors import StoreError
+from featstore.guarded_file import GuardedFile, open_guarded
+from featstore.header import CodecHeader, ShardRow, SkippedRow, StoreHeader, UtteranceRow
+from featstore.parts import PartRow
+from featstore.seal import SEAL_BYTES, write_seal
 from featstore.store import BLOCK_FRAMES, Store
+from featstore.virtual import SHOWN, VirtualFrames
 from schemas.store import STORE_FORMAT, STORE_FORMAT_VERSION, store_spec
 
 Layout = Literal["dense", "factored"]
 Compression = Literal["zstd", "gzip", "none"]
 # Build options that change how a store is written but not what it says.
 LAYOUT_OPTIONS = ("embeddings", "compression")
+_TABLE_CHUNK_BYTES = 1 << 20
 _CHUNK_BYTES = 4 << 20  # an embedding chunk: half of HDF5 2.0's chunk cache
-
-
-@dataclass(frozen=True)
-class UtteranceRow:
-    """One line of the utterance table; `shard` is an index into `StoreHeader.shards`."""
-
-    id: str
-    speaker: str
-    split: int
-    n_samples: int
-    sample_rate_hz: int
-    sha256: str
-    shard: int = 0
-
-
-@dataclass(frozen=True)
-class ShardRow:
-    """Where and when a range of utterances was made; times in ISO 8601, UTC."""
-
-    host: str
-    device: str
-    started: str
-    finished: str
-    job_id: str
-
-
-@dataclass(frozen=True)
-class CodecHeader:
-    """One codec's identity and how many frames each utterance has, in the order of the utterance table.
-
-    `has_latents`: the store gets the encoder's output before quantisation too.
-    """
-
-    name: str
-    sample_rate_hz: int
-    hop_samples: int
-    weights: str
-    weights_sha256: str
-    codebooks: NDArray[np.float32]
-    n_frames: Sequence[int]
-    has_latents: bool = False
-
-
-@dataclass(frozen=True)
-class StoreHeader:
-    """Everything of a store but its frames. `attributes` holds the JSON-valued root attributes as dictionaries."""
-
-    utterances: Sequence[UtteranceRow]
-    skipped: Mapping[str, str]
-    phonemes: Sequence[str]
-    shards: Sequence[ShardRow]
-    codecs: Sequence[CodecHeader]
-    attributes: Mapping[str, Mapping[str, Any]]
-    inputs_sha256: str = ""
 
 
 @dataclass
@@ -107,12 +60,19 @@ class StoreWriter:
         Utterances sorted by id, phonemes sorted.
     layout : {"dense", "factored"}
     compression : {"zstd", "gzip", "none"}
+    shown : VirtualFrames or None
+        Frames of other stores that this one shows; labels alone are then written.
     """
 
     def __init__(
-        self, path: Path, header: StoreHeader, layout: Layout = "dense", compression: Compression = "zstd"
+        self,
+        path: Path,
+        header: StoreHeader,
+        layout: Layout = "dense",
+        compression: Compression = "zstd",
+        shown: VirtualFrames | None = None,
     ) -> None:
-        self.path, self.header, self.layout, self.compression = path, header, layout, compression
+        self.path, self.header, self.layout, self.compression, self._shown = path, header, layout, compression, shown
         self._codecs = {codec.name: codec for codec in header.codecs}
         self._pending = {codec.name: _Pending() for codec in header.codecs}
         self._stack = ExitStack()
@@ -120,8 +80,11 @@ class StoreWriter:
     def __enter__(self) -> "StoreWriter":
         with ExitStack() as stack:
             self._temporary = stack.enter_context(write_once(self.path))
-            self._file = stack.enter_context(h5py.File(self._temporary, "w", libver=("v110", "v110")))
+            self._guarded = stack.enter_context(closing(GuardedFile(self._temporary)))
+            options = {"libver": ("v110", "v110"), "userblock_size": SEAL_BYTES}
+            self._file = stack.enter_context(open_guarded(self._guarded, "w", **options))
             self._write_header()
+            self._guarded.check()
             self._stack = stack.pop_all()
         return self
 
@@ -133,6 +96,7 @@ class StoreWriter:
             return
         with self._stack:
             self._finish()
+        trust.remember(self.path)
 
     def append(
         self, codec: str, codes: NDArray[np.uint16], phoneme: NDArray[np.uint16], f0: NDArray[np.float32]
@@ -165,19 +129,22 @@ class StoreWriter:
         first = pending.written_latents
         dataset[first : first + len(latents)] = latents
         pending.written_latents += len(latents)
+        self._guarded.check()
 
     def _flush(self, codec: str, n: int) -> None:
         pending, group = self._pending[codec], self._file["codecs"][codec]
         codes, phoneme = np.concatenate(pending.codes, axis=1), np.concatenate(pending.phoneme)
         f0 = np.concatenate(pending.f0)
         start, stop = pending.written, pending.written + n
-        group["codes"][:, start:stop] = codes[:, :n]
+        if self._shown is None:
+            group["codes"][:, start:stop] = codes[:, :n]
         group["labels/phoneme"][start:stop] = phoneme[:n]
         group["labels/f0"][start:stop] = f0[:n]
-        if self.layout == "dense":
+        if self.layout == "dense" and self._shown is None:
             self._expand(group["embeddings"], self._codecs[codec].codebooks, codes[:, :n], start)
         pending.codes, pending.phoneme, pending.f0 = [codes[:, n:]], [phoneme[n:]], [f0[n:]]
         pending.written, pending.n = stop, pending.n - n
+        self._guarded.check()
 
     @staticmethod
     def _expand(dataset: Any, codebooks: NDArray[np.float32], codes: NDArray[np.uint16], start: int) -> None:
@@ -194,7 +161,7 @@ class StoreWriter:
                 self._flush(name, pending.n)
             if pending.written != sum(codec.n_frames):
                 raise StoreError(f"{self.path}: {name} got {pending.written} frames, expected {sum(codec.n_frames)}")
-            if codec.has_latents and pending.written_latents != pending.written:
+            if codec.has_latents and self._shown is None and pending.written_latents != pending.written:
                 raise StoreError(
                     f"{self.path}: {name} got latents of {pending.written_latents} frames, expected {pending.written}"
                 )
@@ -202,10 +169,13 @@ class StoreWriter:
         _set_attribute(self._file, "created", datetime.now(UTC).isoformat(timespec="seconds"))
         _set_attribute(self._file, "content_digest", "")
         self._file.close()
-        with Store(self._temporary) as written:
+        self._guarded.check()
+        with Store.of_own(self._temporary) as written:
             digest = content_digest(written)
-        with h5py.File(self._temporary, "r+") as file:
+        with open_guarded(self._guarded, "r+") as file:
             _set_attribute(file, "content_digest", digest)
+        self._guarded.check()
+        write_seal(self._temporary)
 
     def _write_header(self) -> None:
         file, header = self._file, self.header
@@ -217,19 +187,20 @@ class StoreWriter:
         _set_attribute(file, "producer", f"rvqprobe {__version__}")
         for name, value in header.attributes.items():
             _set_attribute(file, name, json.dumps(value, sort_keys=True))
-        if header.inputs_sha256:
-            _set_attribute(file, "inputs_sha256", header.inputs_sha256)
         speakers = sorted({row.speaker for row in header.utterances})
         place = {speaker: index for index, speaker in enumerate(speakers)}
-        columns: dict[str, Sequence[Any]] = {
-            f"utterances/{name}": [getattr(row, name) for row in header.utterances]
-            for name in ("id", "split", "n_samples", "sample_rate_hz", "sha256", "shard")
-        }
+        columns: dict[str, Sequence[Any]] = {"skipped/id": list(header.skipped)}
+        tables: tuple[tuple[str, Any, Sequence[Any]], ...] = (
+            ("utterances", UtteranceRow, header.utterances),
+            ("skipped", SkippedRow, list(header.skipped.values())),
+            ("shards", ShardRow, header.shards),
+            *([("parts", PartRow, header.parts)] if header.parts else []),
+        )
+        for group, kind, rows in tables:
+            for name in kind.__dataclass_fields__:
+                columns[f"{group}/{name}"] = [getattr(row, name) for row in rows]
         columns["utterances/speaker"] = [place[row.speaker] for row in header.utterances]
-        columns |= {"skipped/id": list(header.skipped), "skipped/reason": list(header.skipped.values())}
         columns |= {"vocab/phonemes": list(header.phonemes), "vocab/speakers": speakers}
-        for name in ("host", "device", "started", "finished", "job_id"):
-            columns[f"shards/{name}"] = [getattr(row, name) for row in header.shards]
         for path, values in columns.items():
             _write_column(file, path, values)
         file.require_group("codecs")
@@ -253,8 +224,8 @@ class StoreWriter:
         }.items():
             _set_attribute(group, name, value)
         offsets = np.concatenate([[0], np.cumsum(codec.n_frames)]).astype(np.int64)
-        group.create_dataset("offsets", data=offsets)
-        group.create_dataset("codebooks", data=codec.codebooks)
+        _write_table(group, "offsets", offsets)
+        _write_table(group, "codebooks", codec.codebooks)
         n_frames = int(offsets[-1])
         self._create(group, "codes", (n_layers, n_frames), (1, BLOCK_FRAMES))
         for name in ("phoneme", "speaker", "f0"):
@@ -274,9 +245,13 @@ class StoreWriter:
         if 0 in shape:
             group.create_dataset(path, shape, dtype)
             return
+        if self._shown is not None and path in SHOWN:
+            codec = group.name.rsplit("/", 1)[-1]
+            group.create_virtual_dataset(path, self._shown.layout(codec, path, shape))
+            return
         # codes use 10 of 16 bits and labels repeat: byte shuffling helps them, and would destroy the repeating rows
         shuffle = path != "embeddings" and self.compression != "none"
-        filters: dict[str, Any] = {"shuffle": shuffle, "fletcher32": path != "embeddings"}
+        filters: dict[str, Any] = {"shuffle": shuffle, "fletcher32": True}
         if self.compression == "zstd":
             filters |= hdf5plugin.Zstd(clevel=3)
         elif self.compression == "gzip":
@@ -302,8 +277,18 @@ def _set_attribute(item: Any, name: str, value: Any) -> None:
 def _write_column(file: Any, path: str, values: Sequence[Any]) -> None:
     dtype = store_spec().dataset(path).dtype
     if dtype != "string":
-        file.create_dataset(path, data=np.asarray(values, dtype=dtype))
+        _write_table(file, path, np.asarray(values, dtype=dtype))
         return
     data = [str(value).encode("utf-8") for value in values]
     length = max([1, *map(len, data)])
-    file.create_dataset(path, data=np.asarray(data, dtype=h5py.string_dtype("utf-8", length)))
+    _write_table(file, path, np.asarray(data, dtype=h5py.string_dtype("utf-8", length)))
+
+
+def _write_table(group: Any, path: str, data: NDArray[Any]) -> None:
+    """Write a small dataset in chunks, for their checksums: HDF5 has none for contiguous data."""
+    if not data.size:
+        group.create_dataset(path, data=data)
+        return
+    bytes_of_row = data.nbytes // len(data)
+    rows = min(len(data), max(1, _TABLE_CHUNK_BYTES // bytes_of_row))
+    group.create_dataset(path, data=data, chunks=(rows, *data.shape[1:]), fletcher32=True)

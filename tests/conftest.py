@@ -1,11 +1,19 @@
 """Fixtures shared by all tests."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 # Before NumPy is loaded, and for every process that a test starts: BLAS threads on a busy machine wait for each other,
 # and the same tests then take minutes longer.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What tests check and remember is nobody else's, and gone with them.
+_CACHE = tempfile.mkdtemp(prefix="rvqprobe-tests-")
+os.environ["RVQPROBE_CACHE_DIR"] = _CACHE
+atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 
 import pytest
 

@@ -119,9 +119,10 @@ def sound_store(layout="dense"):
     n = N_UTTERANCES
     columns = {"utterances/id": "string", "utterances/speaker": "int32", "utterances/split": "int8"}
     columns |= {"utterances/n_samples": "int64", "utterances/sample_rate_hz": "int32"}
-    columns |= {"utterances/sha256": "string", "utterances/shard": "int32"}
-    tables = {"skipped/id": 1, "skipped/reason": 1, "vocab/phonemes": 5, "vocab/speakers": 2}
-    tables |= {f"shards/{name}": 2 for name in ("host", "device", "started", "finished", "job_id")}
+    columns |= {"utterances/sha256": "string", "utterances/shard": "int32", "utterances/alignment_sha256": "string"}
+    tables = {f"skipped/{name}": 1 for name in ("id", "reason", "sha256", "alignment_sha256")}
+    tables |= {"vocab/phonemes": 5, "vocab/speakers": 2}
+    tables |= {f"shards/{name}": 2 for name in ("host", "device", "started", "finished", "job_id", "content_digest")}
     texts = ("format", "format_version", "content_digest", "created", "producer")
     frames = {
         "offsets": ("int64", (n + 1,)),
@@ -181,10 +182,10 @@ def test_every_required_attribute_and_dataset_is_missed():
 
 def test_optional_parts_are_checked_where_they_are():
     store = sound_store()
-    store.root["inputs_sha256"] = 5
+    store.datasets["parts/n_bytes"] = ("int32", (2,))
     store.codec_datasets["latents"] = ("float64", (N_FRAMES, DIM))
     assert store.problems() == [
-        "/@inputs_sha256: expected string, found 5",
+        "/parts/n_bytes: expected dtype int64, found int32",
         "/codecs/encodec/latents: expected dtype float32, found float64",
     ]
 

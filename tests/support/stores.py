@@ -1,11 +1,17 @@
 """Small stores made directly from random codes and labels, without audio."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import h5py
 import numpy as np
 
-from featstore.writer import CodecHeader, ShardRow, StoreHeader, StoreWriter, UtteranceRow
+from featstore import trust
+from featstore.header import CodecHeader, ShardRow, SkippedRow, StoreHeader, UtteranceRow
+from featstore.seal import write_seal
+from featstore.writer import StoreWriter
 
 PHONEMES = ["", "AA1", "AH0", "S", "sil", "spn"]
 ATTRIBUTES = {
@@ -52,7 +58,7 @@ def write_store(
     order = sorted(range(len(rows)) if only is None else only, key=lambda place: rows[place].id)
     header = StoreHeader(
         utterances=[rows[place] for place in order],
-        skipped=recipe.skipped,
+        skipped={id_: SkippedRow(reason) for id_, reason in recipe.skipped.items()},
         phonemes=PHONEMES,
         shards=[ShardRow("host", "cpu", "2026-01-01T00:00:00+00:00", "2026-01-01T00:00:01+00:00", "")],
         codecs=[
@@ -74,6 +80,15 @@ def write_store(
             for name in recipe.codecs:
                 writer.append(name, *data[place][name])
     return path
+
+
+@contextmanager
+def edited(path: Path) -> Iterator[h5py.File]:
+    """Open a finished store to change it, and seal it again: it is then as its writer might have left it."""
+    with h5py.File(path, "r+") as file:
+        yield file
+    write_seal(path)
+    trust.remember(path)
 
 
 def _frames(rng, recipe, speaker):
