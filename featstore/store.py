@@ -7,6 +7,7 @@ Layers count from 1, as the papers do; `Frames` is the one place that maps them 
 """
 
 import json
+import logging
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -18,10 +19,14 @@ import hdf5plugin  # noqa: F401  (registers the Zstandard filter with HDF5)
 import numpy as np
 from numpy.typing import NDArray
 
+from featstore.admission import admit
 from featstore.errors import StoreError, UnknownNameError
+from featstore.parts import PartRow, find_absent
 from featstore.structure import check_structure, plain_attributes
-from schemas.store import check_store_version
+from schemas.store import check_store_version, store_spec
 
+LOG = logging.getLogger(__name__)
+_N_WARNED = 5  # absent parts that are named
 BLOCK_FRAMES = 65_536  # frames read or written at once; a multiple of every chunk's length
 
 
@@ -42,6 +47,18 @@ class Store:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        admit(self.path)
+        self._open()
+
+    @classmethod
+    def of_own(cls, path: Path) -> "Store":
+        """Open a file that this process has just written, before it is sealed and has its name."""
+        store = cls.__new__(cls)
+        store.path = path
+        store._open()
+        return store
+
+    def _open(self) -> None:
         self._opened = _open(self.path)
         try:
             self._check()
@@ -55,6 +72,15 @@ class Store:
         if not attributes.get("complete"):
             raise StoreError(f"{self.path}: the store was never finished; build it again")
         check_structure(self._file, self.path)
+        for name, problem in list(self.absent_parts.items())[:_N_WARNED]:
+            LOG.warning(
+                "warning: %s: its part %s %s; reading frames of it is refused (%d of %d parts are there)",
+                self.path,
+                name,
+                problem,
+                len(self.parts) - len(self.absent_parts),
+                len(self.parts),
+            )
 
     def __enter__(self) -> "Store":
         return self
@@ -89,6 +115,20 @@ class Store:
         """Return a root attribute that holds JSON (``corpus``, ``build_options``, ``producer_versions``)."""
         value: dict[str, Any] = json.loads(self.attributes[name])
         return value
+
+    @cached_property
+    def parts(self) -> list[PartRow]:
+        """The files over which a virtual store lies; none for any other store."""
+        if "parts/path" not in self._file:
+            return []
+        columns = self.strings("parts/path"), self.numbers("parts/n_bytes").tolist()
+        texts = self.strings("parts/sha256"), self.strings("parts/content_digest")
+        return [PartRow(*row) for row in zip(*columns, *texts, strict=True)]
+
+    @cached_property
+    def absent_parts(self) -> dict[str, str]:
+        """Parts of a virtual store that are missing or have changed, and what is wrong with each."""
+        return find_absent(self.path, self.parts)
 
     def strings(self, path: str) -> list[str]:
         """Return a dataset of strings, e.g. ``utterances/id`` or ``vocab/phonemes``."""
@@ -144,6 +184,7 @@ class Frames:
         self.weights_sha256 = str(self.attributes["weights_sha256"])
         self.n_layers, self.n_codewords, self.dim = (int(size) for size in group["codebooks"].shape)
         self.n_frames = int(group["codes"].shape[1])
+        self._spans: dict[str, list[tuple[str, int, int]]] = {}
 
     @property
     def _group(self) -> Any:
@@ -175,6 +216,7 @@ class Frames:
 
     def codes(self, start: int, stop: int) -> NDArray[np.uint16]:
         """Return the codes of frames start..stop, all layers: uint16 (n_layers, stop - start)."""
+        self.check_present("codes", start, stop)
         return np.asarray(self._group["codes"][:, start:stop])
 
     def labels(self, name: str, start: int, stop: int) -> NDArray[Any]:
@@ -246,7 +288,38 @@ class Frames:
                 f"{self.store.path}:/codecs/{self.name}/latents: expected the encoder's output before quantisation, "
                 "found none (the store format makes it optional); use codes or embeddings, or a store that has it"
             )
+        self.check_present("latents", start, stop)
         return np.asarray(self._group["latents"][start:stop])
+
+    def check_present(self, path: str, start: int, stop: int) -> None:
+        """Refuse to read frames start..stop of a virtual store where the part that holds them is absent.
+
+        HDF5 would read zeros, without a word.
+
+        Raises
+        ------
+        StoreError
+        """
+        for name, first, last in self._absent_spans(path):
+            if first < stop and start < last:
+                raise StoreError(
+                    f"{self.store.path}:/codecs/{self.name}/{path}: frames {first} to {last} lie in the part {name}, "
+                    f"which {self.store.absent_parts[name]}; bring it back, or merge the parts again"
+                )
+
+    def _absent_spans(self, path: str) -> list[tuple[str, int, int]]:
+        """Return (part, first frame, last frame) of what a dataset shows of parts that are absent."""
+        if not self.store.absent_parts:
+            return []
+        if path not in self._spans:
+            axis = store_spec().dataset(path).shape.index("n_frames")
+            spans = []
+            for source in self._group[path].virtual_sources():
+                if source.file_name in self.store.absent_parts:
+                    low, high = source.vspace.get_select_bounds()
+                    spans.append((source.file_name, int(low[axis]), int(high[axis]) + 1))
+            self._spans[path] = spans
+        return self._spans[path]
 
     def stored_embeddings(self) -> Any:
         """Return the HDF5 dataset of a dense store's embeddings; None in a factored one."""
@@ -277,6 +350,7 @@ class Layer:
 
     def codes(self, start: int, stop: int) -> NDArray[np.uint16]:
         """Return this layer's codes of frames start..stop, uint16."""
+        self._frames.check_present("codes", start, stop)
         return np.asarray(self._frames.stored_codes()[self._row, start:stop])
 
     def __getitem__(self, frames: slice) -> NDArray[np.float32]:
@@ -289,18 +363,15 @@ class Layer:
             raise ValueError(f"a layer is read forwards: step {step} is not positive")
         dense = self._frames.stored_embeddings()
         if dense is not None:
+            self._frames.check_present("embeddings", start, stop)
             return np.asarray(dense[self._row, start:stop:step])
         rows: NDArray[np.float32] = self.codebook[self.codes(start, stop)[::step]]
         return rows
 
 
 def _open(path: Path) -> Any:
-    if not path.is_file():
-        found = "a folder" if path.is_dir() else "no file"
-        raise StoreError(f"{path}: expected a store, found {found}; build one with build-store")
-    if not h5py.is_hdf5(path):
-        raise StoreError(f"{path}: expected a store (an HDF5 file), found a file of another kind; check the path")
     try:
-        return h5py.File(path, "r")
+        # A finished store never changes, so nobody has to be kept away; and some network file systems have no locks.
+        return h5py.File(path, "r", locking=False)
     except OSError as error:
         raise StoreError(f"{path}: the HDF5 file does not open ({error}); it is damaged, build it again") from error

@@ -1,4 +1,9 @@
-"""An open HDF5 file against the store format: attributes, dtypes and shapes, without reading a frame."""
+"""An open HDF5 file against the store format: attributes, dtypes and shapes, without reading a frame.
+
+Only what the format names is looked up, and only through hard links: a soft or external link leads to another place or
+file and counts as nothing, and what the format does not know is never opened. Sizes are not bounded here: a file from a
+stranger passes `featstore.foreign.check_foreign` first.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +13,8 @@ import h5py
 import numpy as np
 
 from featstore.errors import StoreError
-from schemas.store import Contents, check_contents
+from featstore.safe_text import printable
+from schemas.store import Contents, DatasetSpec, check_contents, store_spec
 
 _N_SHOWN = 5  # problems that a message spells out
 
@@ -28,13 +34,18 @@ def check_structure(file: Any, path: Path) -> None:
     StoreError
         With the violations found.
     """
-    groups = file.get("codecs")
-    codecs = dict(groups) if isinstance(groups, h5py.Group) else {}
-    no_groups = [name for name, item in codecs.items() if not isinstance(item, h5py.Group)]
-    problems = [f"/codecs/{name}: expected a group, found a dataset" for name in no_groups]
+    spec, groups = store_spec(), _item(file, "codecs")
+    names = list(groups) if isinstance(groups, h5py.Group) else []
+    items = {name: _item(groups, name) for name in names}
+    codecs = {name: item for name, item in items.items() if isinstance(item, h5py.Group)}
+    problems = [
+        f"/codecs/{printable(name, 100)}: expected a group, found {'a link' if item is None else 'a dataset'}"
+        for name, item in items.items()
+        if name not in codecs
+    ]
     problems += check_contents(
-        _contents(file, leave_out="codecs"),
-        {name: _contents(group) for name, group in codecs.items() if name not in no_groups},
+        _contents(file, spec.datasets),
+        {name: _contents(group, spec.codec_datasets) for name, group in codecs.items()},
     )
     raise_problems(path, problems, _advice(codecs))
 
@@ -47,10 +58,16 @@ def raise_problems(path: Path, problems: list[str], advice: Sequence[str] = ()) 
         raise StoreError(f"{path}: {'; '.join(problems[:_N_SHOWN])}{more}; {next_steps}")
 
 
+def plain_attributes(item: Any) -> dict[str, Any]:
+    """Return the attributes that the format knows as str, bool, int and float; others are not read."""
+    spec = store_spec()
+    known = {attribute.name for attribute in spec.root_attributes + spec.codec_attributes}
+    return {name: _plain(item.attrs[name]) for name in sorted(known) if name in item.attrs}
+
+
 def _advice(codecs: dict[str, Any]) -> list[str]:
     """Return what to do with stores of embeddings alone, as other programs write them."""
-    alone = [name for name, item in codecs.items() if isinstance(item, h5py.Group) and "embeddings" in item]
-    alone = [name for name in alone if "codes" not in codecs[name]]
+    alone = [name for name, item in codecs.items() if "embeddings" in item and "codes" not in item]
     if not alone:
         return []
     return [
@@ -59,24 +76,26 @@ def _advice(codecs: dict[str, Any]) -> list[str]:
     ]
 
 
-def plain_attributes(item: Any) -> dict[str, Any]:
-    """Return HDF5 attributes as str, bool, int and float."""
-    return {name: _plain(value) for name, value in item.attrs.items()}
-
-
 def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode("utf-8", errors="replace")
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _contents(group: Any, leave_out: str = "") -> Contents:
+def _contents(group: Any, specs: tuple[DatasetSpec, ...]) -> Contents:
     datasets: dict[str, tuple[str, tuple[int, ...]]] = {}
-
-    def add(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and not (leave_out and name.startswith(f"{leave_out}/")):
+    for spec in specs:
+        item = _item(group, spec.path)
+        if isinstance(item, h5py.Dataset):
             is_text = h5py.check_string_dtype(item.dtype) is not None
-            datasets[name] = ("string" if is_text else str(item.dtype), item.shape)
-
-    group.visititems(add)
+            datasets[spec.path] = ("string" if is_text else str(item.dtype), item.shape or ())
     return Contents(plain_attributes(group), datasets)
+
+
+def _item(group: Any, path: str) -> Any:
+    """Return what lies at `path` below `group` by hard links alone; None where nothing does."""
+    for name in path.split("/"):
+        if not isinstance(group, h5py.Group) or not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            return None
+        group = group[name]
+    return group

@@ -1,0 +1,51 @@
+"""What has to hold before HDF5 may parse a file in this process.
+
+HDF5 was not made for files from strangers, and not for damaged ones either. A file that was neither written nor checked
+here is compared with its seal, then parsed by a process of its own with limits on memory and time (`foreign`); then it
+is remembered (`trust`).
+"""
+
+import logging
+import stat
+from pathlib import Path
+
+from featstore import trust
+from featstore.errors import StoreError
+from featstore.foreign import check_foreign
+from featstore.seal import check_seal, read_seal
+
+LOG = logging.getLogger(__name__)
+# Read whole at first sight: seconds. Larger files are as large as they say, and `verify --full` reads every byte.
+HASHED_AT_SIGHT_BYTES = 4 << 30
+
+
+def admit(path: Path) -> None:
+    """Let a file be opened by HDF5, or refuse it.
+
+    Raises
+    ------
+    StoreError
+        When it is missing, no regular file, damaged, truncated, or breaks the rules for files from strangers.
+    """
+    check_is_file(path)
+    seal = read_seal(path)
+    if trust.is_known(path):
+        return
+    if seal is not None and seal.n_bytes <= HASHED_AT_SIGHT_BYTES:
+        check_seal(path)
+    check_foreign(path)
+    trust.remember(path)
+
+
+def check_is_file(path: Path) -> None:
+    """Raise StoreError unless `path` is a regular file: reading a pipe would wait for ever."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        found = "no file" if isinstance(error, FileNotFoundError) else error.strerror
+        raise StoreError(f"{path}: expected a store, found {found}; build one with build-store") from error
+    except ValueError as error:  # a NUL in the name
+        raise StoreError(f"{str(path)!r}: expected the path of a store; check it") from error
+    if not stat.S_ISREG(mode):
+        found = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+        raise StoreError(f"{path}: expected a store, found {found}; build one with build-store")
