@@ -39,7 +39,7 @@ class _Group(click.Group):
     command_class = _Command
 
     def invoke(self, ctx: click.Context) -> Any:
-        from featstore.stopping import Terminated, signals_noticed
+        from featstore.stopping import INTERRUPTED_NOTE, Terminated, signals_noticed
 
         try:
             with signals_noticed():
@@ -47,13 +47,18 @@ class _Group(click.Group):
         except RvqprobeError as error:
             raise click.ClickException(str(error)) from error
         except KeyboardInterrupt as error:
-            click.echo("interrupted: finished work is kept; run the same command again to go on", err=True)
+            click.echo(INTERRUPTED_NOTE, err=True)
             ctx.exit(143 if isinstance(error, Terminated) else 130)
         except BrokenPipeError:
             # the reader of our output has gone (head, say): nothing is left to tell
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(1)
         except OSError as error:
+            from featstore.preflight import space_error
+
+            no_room = space_error(Path(error.filename), error) if error.filename else None
+            if no_room is not None:
+                raise click.ClickException(str(no_room)) from error
             where = f"{error.filename}: " if error.filename else ""
             raise click.ClickException(
                 f"{where}{error.strerror or error}; check the path, its rights and the space"
@@ -363,7 +368,10 @@ def make_corpus_command(out: Path, speakers: int, utterances: int, seed: int, tr
 @click.option(
     "--shard", type=_Shard(), help="Build only the I-th of N slices (for job arrays); merge-stores joins them."
 )
-@click.option("--dry-run", is_flag=True, help="Show the plan and the estimated sizes; write nothing.")
+@click.option(
+    "--retry-skipped", is_flag=True, help="Take up utterances that were skipped, such as those repaired since."
+)
+@click.option("--dry-run", is_flag=True, help="Show the plan, what it needs and what is free; write nothing.")
 @quiet_option
 def build_store_command(quiet: bool, dry_run: bool, **arguments: Any) -> None:
     """Encode a corpus and write embeddings and frame labels into one HDF5 store.
@@ -392,21 +400,35 @@ def build_store_command(quiet: bool, dry_run: bool, **arguments: Any) -> None:
 @click.option(
     "--compression", type=click.Choice(["zstd", "gzip", "none"]), help="[default: what the parts' builds asked for]"
 )
+@click.option(
+    "--virtual", is_flag=True, help="Show the parts' codes and embeddings where they lie instead of copying them."
+)
 @quiet_option
-def merge_stores_command(parts: tuple[Path, ...], output: Path, embeddings: Any, compression: Any, quiet: bool) -> None:
+def merge_stores_command(
+    parts: tuple[Path, ...], output: Path, embeddings: Any, compression: Any, virtual: bool, quiet: bool
+) -> None:
     """Merge finished stores or shards of the same codecs into one store.
+
+    An utterance that stands in several parts is taken once where they agree on it. A virtual store is small and needs
+    its parts, in its own folder or below it.
 
     Example:  python cli.py merge-stores store.h5.shards/*.h5 --output store.h5
     """
     _start(quiet)
-    from featstore.errors import StoreError
-    from featstore.merge import merge_stores
+    from featstore.merge import merge_into
     from featstore.progress import ProgressBar
 
-    if output.exists():
-        raise StoreError(f"{output}: stands there already; remove it or choose another --output")
     with ProgressBar("utt", quiet) as bar:
-        merge_stores(parts, output, embeddings, compression, progress=lambda done, total: bar(done, total, "merge"))
+        is_new = merge_into(
+            output,
+            parts,
+            embeddings,
+            compression,
+            virtual=virtual,
+            progress=lambda done, total: bar(done, total, "merge"),
+        )
+    if not is_new:
+        _note(f"{output} is already merged from these parts; nothing to do")
     click.echo(_store_text(output))
 
 
@@ -429,17 +451,31 @@ def inspect(store: Path, as_json: bool) -> None:
 
 @main.command(short_help="Check a store against the format.")
 @click.argument("store", type=PATH)
-@click.option("--full", is_flag=True, help="Read every byte: digest, ranges, dense rows equal to codebook[code].")
-def verify(store: Path, full: bool) -> None:
-    """Check a store against the format, and with --full against its own digest.
+@click.option(
+    "--full", is_flag=True, help="Read every byte: seal, digests, ranges, dense rows equal to codebook[code]."
+)
+@click.option(
+    "--against", "parts", type=PATH, multiple=True, help="Prove that this store holds all of PART; may be repeated."
+)
+@click.option("--reseal", is_flag=True, help="With --full: seal a store anew that was changed on purpose.")
+@quiet_option
+def verify(store: Path, full: bool, parts: tuple[Path, ...], reseal: bool, quiet: bool) -> None:
+    """Check a store against the format, and with --full every byte against its seal and its digests.
 
     Example:  python cli.py verify store.h5 --full
     """
-    _start(quiet=True)
+    _start(quiet)
+    from featstore.progress import ProgressBar
     from featstore.verify import verify_store
 
-    verify_store(store, full=full)
-    click.echo(f"{store}: follows the format{', every frame checked' if full else ''}")
+    if reseal and not full:
+        raise click.UsageError("--reseal needs --full: what is sealed has to be right in every byte")
+    with ProgressBar("B", quiet) as bar:
+        unchecked = verify_store(store, full=full, against=parts, reseal=reseal, progress=bar)
+    for note in unchecked:
+        _note(f"note: {store}: {note}")
+    checked = [*(["every byte checked"] if full else []), *(f"holds all of {part}" for part in parts)]
+    click.echo(f"{store}: {', '.join(['follows the format', *checked, *(['sealed anew'] if reseal else [])])}")
 
 
 @main.command(short_help="Fit the linear probes of a store.")

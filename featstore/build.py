@@ -1,24 +1,29 @@
 """Build a store: scan, split, weights, shards, merge. Run the same call again to resume it."""
 
-import hashlib
+import contextlib
 import itertools
-import json
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from featstore import trust
+from featstore.atomic import discard_leftovers
 from featstore.codecs.base import Codec
 from featstore.codecs.choose import WeightsRequest, check_weights, find_checkpoint
 from featstore.codecs.device import choose_device, describe_device
 from featstore.codecs.registry import codec_family
 from featstore.errors import StoreError
+from featstore.header import InputHashes, read_skipped, read_utterances
+from featstore.inputs import check_same_inputs, hash_inputs
+from featstore.lock import hold_lock
 from featstore.merge import merge_stores
 from featstore.plan import BuildOptions, BuildPlan, BuildResult
-from featstore.shard import ShardJob, build_shard, check_same_options, inputs_sha256, is_finished, producer_versions
+from featstore.shard import Finished, ShardJob, build_shard, check_same_options, find_finished, producer_versions
 from featstore.split import write_split
 from featstore.store import Store
+from featstore.verify import verify_store
 from featstore.wording import counted
 
 LOG = logging.getLogger(__name__)
@@ -46,57 +51,118 @@ def build_store(plan: BuildPlan, progress: Progress | None = None) -> BuildResul
     Raises
     ------
     FeatstoreError
-        When weights are missing, an existing output was built with other options, or no utterance can be used.
+        When another process writes this output, weights are missing, what stands there was built with other options
+        or from other files, or no utterance can be used.
     """
     options = plan.options
-    report = progress or (lambda done, total, what: None)
     for name, request in options.weights.items():
         check_weights(name, request)
+    with contextlib.ExitStack() as locks:
+        locks.enter_context(hold_lock(options.output, shared=options.shard is not None))
+        if options.shard:
+            locks.enter_context(hold_lock(plan.shard_path(options.shard[0] - 1)))
+        return _build(plan, progress or (lambda done, total, what: None))
+
+
+def _build(plan: BuildPlan, report: Progress) -> BuildResult:
+    options = plan.options
     device = choose_device(options.device)
     codecs = {name: _load(name, request, plan, device) for name, request in options.weights.items()}
     job = _job(plan, codecs, describe_device(device))
-    asked = job.attributes["build_options"]
     if options.shard:
         return _build_one(plan, job, options.shard[0] - 1, report)
-    inputs, result = [], BuildResult(options.output)
-    keys = [slice_key(plan, index) for index in range(len(plan.slices))]
-    there = is_built(plan, asked, keys)
-    finished = [not there and is_finished(plan.shard_path(index), key, asked) for index, key in enumerate(keys)]
+    discard_leftovers(options.output, of_any_host=True)
+    now, asked = hash_inputs(plan.utterances), job.attributes["build_options"]
+    there = find_built(plan, asked, now)
+    if there is not None:
+        _keep_split(plan)
+        return _take_up(plan, job, there, report)
+    found = [
+        find_finished(plan.shard_path(index), asked, {utterance.id: now[utterance.id] for utterance in slice_})
+        for index, slice_ in enumerate(plan.slices)
+    ]
     _keep_split(plan)
-    if there:
-        LOG.info("%s is already built from these inputs; nothing to do", options.output)
-        result.n_reused = len(plan.slices)
-        result.skipped = _skipped(options.output)
-        return result
-    n_done = 0
-    for index, (slice_, key) in enumerate(zip(plan.slices, keys, strict=True)):
-        path = plan.shard_path(index)
-        if finished[index]:
+    result, n_done = BuildResult(options.output), 0
+    for index, slice_ in enumerate(plan.slices):
+        finished = found[index]
+        if finished is not None and not _is_to_retry(plan, finished):
+            _note_repaired(finished.repaired)
             result.n_reused += 1
         else:
-            build_shard(
-                path, slice_, key, job, _irregular(plan, index), _counting(report, n_done, len(plan.utterances))
-            )
+            _build_slice(plan, job, index, report, n_done, len(plan.utterances))
             result.n_built += 1
-        inputs.append(path)
         n_done += len(slice_)
         report(n_done, len(plan.utterances), "encode")
-    _check_some_frames(plan, inputs)
-    merge_stores(
-        inputs,
-        options.output,
-        options.embeddings,
-        options.compression,
-        _whole_key(keys),
-        lambda done, total: report(done, total, "merge"),
-    )
-    shutil.rmtree(plan.shards_folder)
+    shards = [plan.shard_path(index) for index in range(len(plan.slices))]
+    _check_some_frames(plan, shards)
+    _merge(plan, shards, report)
     result.skipped = _skipped(options.output)
     return result
 
 
+def _merge(plan: BuildPlan, shards: Sequence[Path], report: Progress) -> None:
+    """Merge shards into the output, verify that, and only then remove them."""
+    options = plan.options
+    merge_stores(
+        shards,
+        options.output,
+        options.embeddings,
+        options.compression,
+        progress=lambda done, total: report(done, total, "merge"),
+    )
+    _clear_shards(plan, report)
+
+
+def _clear_shards(plan: BuildPlan, report: Progress) -> None:
+    verify_store(plan.options.output, full=True, progress=report)
+    for path in plan.shards_folder.glob("*.h5"):
+        trust.forget(path)
+    shutil.rmtree(plan.shards_folder)
+
+
+def _take_up(plan: BuildPlan, job: ShardJob, there: Finished, report: Progress) -> BuildResult:
+    """Leave a finished store as it is, or encode what was skipped when it was built and add that."""
+    options = plan.options
+    result = BuildResult(options.output, n_reused=len(plan.slices))
+    again = [utterance for utterance in plan.utterances if utterance.id in there.skipped]
+    if options.retry_skipped and again:
+        path = plan.shards_folder / "retried.h5"
+        build_shard(path, again, job, {}, _counting(report, 0, len(again)))
+        result.n_built = 1
+        with Store(path) as store:
+            is_any = store.n_utterances > 0
+        if is_any:
+            _merge(plan, [options.output, path], report)
+        else:
+            shutil.rmtree(plan.shards_folder)
+    else:
+        LOG.info("%s is already built from these inputs; nothing to do", options.output)
+        _note_repaired(there.repaired)
+        if plan.shards_folder.exists():  # of a build that ended between the store's last byte and now
+            _clear_shards(plan, report)
+    result.skipped = _skipped(options.output)
+    return result
+
+
+def _is_to_retry(plan: BuildPlan, finished: Finished) -> bool:
+    ids = {utterance.id for utterance in plan.utterances}
+    return plan.options.retry_skipped and bool(finished.skipped.keys() & ids)
+
+
+def _note_repaired(ids: Sequence[str]) -> None:
+    if ids:
+        LOG.warning(
+            "note: the files of %s that could not be used are others now (%s); --retry-skipped takes them up",
+            counted(len(ids), "utterance"),
+            ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else ""),
+        )
+
+
 def _load(name: str, request: WeightsRequest, plan: BuildPlan, device: str) -> Codec:
-    checkpoint = find_checkpoint(name, request, plan.scanned, plan.options.seed, plan.weights_folder)
+    with contextlib.ExitStack() as stack:
+        if request.kind != "checkpoint":  # made or downloaded once: tasks of a job array wait for the first
+            stack.enter_context(hold_lock(plan.weights_folder, wait=True))
+        checkpoint = find_checkpoint(name, request, plan.scanned, plan.options.seed, plan.weights_folder)
     return codec_family(name).load(checkpoint, device)
 
 
@@ -124,18 +190,24 @@ def recorded_options(options: BuildOptions, weights: Mapping[str, str]) -> dict[
 
 
 def _build_one(plan: BuildPlan, job: ShardJob, index: int, report: Progress) -> BuildResult:
-    slice_, path = plan.slices[index], plan.shard_path(index)
-    key = slice_key(plan, index)
+    path = plan.shard_path(index)
     result = BuildResult(None, path)
-    is_whole = is_finished(path, key, job.attributes["build_options"])
+    finished = find_finished(path, job.attributes["build_options"], hash_inputs(plan.slices[index]))
     _keep_split(plan)
-    if is_whole:
+    if finished is not None and not _is_to_retry(plan, finished):
+        _note_repaired(finished.repaired)
         result.n_reused = 1
     else:
-        build_shard(path, slice_, key, job, _irregular(plan, index), _counting(report, 0, len(slice_)))
+        _build_slice(plan, job, index, report, 0, len(plan.slices[index]))
         result.n_built = 1
     result.skipped = _skipped(path)
     return result
+
+
+def _build_slice(plan: BuildPlan, job: ShardJob, index: int, report: Progress, n_before: int, n_total: int) -> None:
+    # files that belong to no slice are listed as skipped by the first shard
+    irregular = plan.irregular if index == 0 else {}
+    build_shard(plan.shard_path(index), plan.slices[index], job, irregular, _counting(report, n_before, n_total))
 
 
 def _keep_split(plan: BuildPlan) -> None:
@@ -147,29 +219,22 @@ def _keep_split(plan: BuildPlan) -> None:
         write_split(plan.split_path, plan.split, plan.options.eval_frac, plan.options.seed)
 
 
-def _irregular(plan: BuildPlan, index: int) -> Mapping[str, str]:
-    """Return the files that belong to no slice; the first shard lists them as skipped."""
-    return plan.irregular if index == 0 else {}
-
-
-def slice_key(plan: BuildPlan, index: int) -> str:
-    """Return the hash by which a slice's shard is recognised; reads every file of the slice."""
-    misplaced = json.dumps(_irregular(plan, index), sort_keys=True)
-    return hashlib.sha256(f"{inputs_sha256(plan.slices[index])}\0{misplaced}".encode()).hexdigest()
-
-
-def _whole_key(keys: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(keys).encode()).hexdigest()
-
-
 def _counting(report: Progress, n_before: int, n_total: int) -> Callable[[str], None]:
     """Return a callback that counts utterances on from `n_before`."""
     count = itertools.count(n_before + 1)
     return lambda _: report(next(count), n_total, "encode")
 
 
-def is_built(plan: BuildPlan, asked: Mapping[str, Any], keys: Sequence[str]) -> bool:
-    """Tell whether a plan's output is this very build, by its options (`recorded_options`) and `slice_key`s.
+def find_built(plan: BuildPlan, asked: Mapping[str, Any], now: Mapping[str, InputHashes]) -> Finished | None:
+    """Return what there is of a plan's output, or None where nothing stands there.
+
+    Parameters
+    ----------
+    plan : BuildPlan
+    asked : mapping
+        Options of this build, as `recorded_options` gives them.
+    now : mapping of str to InputHashes
+        What the plan's files are now.
 
     Raises
     ------
@@ -178,14 +243,14 @@ def is_built(plan: BuildPlan, asked: Mapping[str, Any], keys: Sequence[str]) -> 
     """
     output, layout = plan.options.output, plan.options.embeddings
     if not output.exists():
-        return False
+        return None
     with Store(output) as store:
         check_same_options(output, store.json_attribute("build_options"), asked)
         layouts = {store[name].layout for name in store.codec_names}
-        if store.attributes.get("inputs_sha256") == _whole_key(keys) and layouts == {layout}:
-            return True
-    found = "another layout" if layouts != {layout} else "other input files"
-    raise StoreError(f"{output}: a store with {found} stands there; remove it or choose another --output")
+        utterances, skipped = read_utterances(store), read_skipped(store)
+    if layouts != {layout}:
+        raise StoreError(f"{output}: a store with another layout stands there; remove it or choose another --output")
+    return Finished(skipped, check_same_inputs(output, utterances, skipped, now))
 
 
 def _check_some_frames(plan: BuildPlan, shards: Sequence[Path]) -> None:

@@ -9,36 +9,40 @@ from typing import Any
 
 import numpy as np
 
+from featstore.agreement import check_same_codecs, check_same_splits, find_repeated
+from featstore.atomic import discard_leftovers
 from featstore.completeness import missing_shards, missing_utterances
 from featstore.errors import StoreError
+from featstore.header import JSON_ATTRIBUTES, CodecHeader, ShardRow, StoreHeader, UtteranceRow, read_header
+from featstore.lock import hold_lock
+from featstore.preflight import check_space_to_merge
+from featstore.seal import check_seal
 from featstore.store import BLOCK_FRAMES, Store
-from featstore.writer import (
-    LAYOUT_OPTIONS,
-    CodecHeader,
-    Compression,
-    Layout,
-    ShardRow,
-    StoreHeader,
-    StoreWriter,
-    UtteranceRow,
-    rows_of_chunk,
-)
+from featstore.virtual import VirtualFrames, check_can_be_shown, part_rows
+from featstore.writer import LAYOUT_OPTIONS, Compression, Layout, StoreWriter, rows_of_chunk
 
 LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Part:
-    """The header of one store to be merged."""
+class Part:
+    """One store to be merged; `repeated` holds ids of utterances that an earlier part brings."""
 
     path: Path
-    utterances: list[UtteranceRow]
-    skipped: dict[str, str]
-    phonemes: list[str]
-    shards: list[ShardRow]
-    codecs: dict[str, CodecHeader]
-    layout: Layout
-    attributes: dict[str, dict[str, Any]]
+    header: StoreHeader
+    layouts: Mapping[str, str]
+    content_digest: str
+    repeated: frozenset[str] = frozenset()
+
+    @property
+    def codecs(self) -> dict[str, CodecHeader]:
+        """Codecs by name."""
+        return {codec.name: codec for codec in self.header.codecs}
+
+    @property
+    def utterances(self) -> list[UtteranceRow]:
+        """What this part brings to the merged store."""
+        return [row for row in self.header.utterances if row.id not in self.repeated]
 
 
 def merge_stores(
@@ -46,55 +50,105 @@ def merge_stores(
     output: Path,
     layout: Layout | None = None,
     compression: Compression | None = None,
-    inputs_sha256: str = "",
+    *,
+    virtual: bool = False,
+    may_replace: bool = True,
     progress: Callable[[int, int], None] | None = None,
-) -> None:
+) -> bool:
     """Merge finished stores into `output`, which appears when it is whole.
 
     Parameters
     ----------
     parts : sequence of Path
-        Stores of the same format and codecs with disjoint utterances, in any order. Shards of one build of which
-        some are missing are merged with a warning; so are parts of which some have no latents, and then none has.
+        Stores of the same format and codecs, in any order. An utterance that stands in several is taken once where
+        they agree on it, to the bit. Shards of one build of which some are missing are merged with a warning; so are
+        parts of which some have no latents, and then none has.
     output : Path
     layout, compression : str or None
-        None: what the parts' builds were asked for, else what the first part has.
-    inputs_sha256 : str
-        Recorded, where the parts are the shards of one build.
+        None: what the parts' builds were asked for, else what the first part has. A virtual store has the layout that
+        its parts have.
+    may_replace : bool
+        Whether another store may stand at `output`, which is then replaced.
+    virtual : bool
+        Write a small file that shows the parts' codes and embeddings where they are, instead of copying them.
     progress : callable (n_done, n_total) or None
         Called with utterances written, all codecs together.
+
+    Returns
+    -------
+    bool
+        False where `output` was this very merge already.
 
     Raises
     ------
     StoreError
-        When there is nothing to merge, an utterance stands in two parts, or codecs or options differ.
+        When there is nothing to merge, a part is damaged, or parts disagree: on an utterance, codecs, split or options.
     """
-    headers = [_read_header(path) for path in parts]
-    if not headers:
-        raise StoreError(f"{output}: there is no store to merge")
-    _check_codecs(headers)
-    _check_disjoint(headers)
+    headers = _read_parts(parts, output)
+    check_same_codecs(headers)
+    check_same_splits(headers)
+    headers = [replace(part, repeated=ids) for part, ids in zip(headers, find_repeated(headers), strict=True)]
     _warn_of_missing(headers)
     _warn_of_latents(headers)
-    asked = headers[0].attributes["build_options"]
-    header = _merged_header(headers, inputs_sha256)
+    header = _merged_header(headers)
+    if virtual:
+        layout = check_can_be_shown(headers, output, layout)
+        header = replace(header, parts=part_rows(headers, output))
+    asked = headers[0].header.attributes["build_options"]
+    layout = layout or asked.get("embeddings") or ("dense" if "dense" in headers[0].layouts.values() else "factored")
+    compression = compression or asked.get("compression", "zstd")
+    if _is_merged(output, header, layout):
+        return False
+    if output.exists() and not may_replace:
+        raise StoreError(f"{output}: stands there already; remove it or choose another --output")
+    if not virtual:
+        _check_room(header, layout, compression, output)
     order = sorted(
-        (row.id, part, place) for part, head in enumerate(headers) for place, row in enumerate(head.utterances)
+        (row.id, place, index)
+        for place, part in enumerate(headers)
+        for index, row in enumerate(part.header.utterances)
+        if row.id not in part.repeated
     )
     n_total = len(order) * len(header.codecs)
-    with StoreWriter(
-        output,
-        header,
-        layout or asked.get("embeddings") or headers[0].layout,
-        compression or asked.get("compression", "zstd"),
-    ) as writer:
+    shown = VirtualFrames() if virtual else None
+    if shown is not None:
+        for codec in header.codecs:
+            for place, first, last in _runs(order):
+                shown.add(headers[place], output, codec.name, first, last)
+    with StoreWriter(output, header, layout, compression, shown) as writer:
         n_done = 0
         for codec in header.codecs:
-            for part, first, last in _runs(order):
-                _copy(writer, headers[part], codec, first, last, header.phonemes)
+            for place, first, last in _runs(order):
+                _copy(writer, headers[place], codec, first, last, header.phonemes, with_latents=not virtual)
                 n_done += last - first
                 if progress is not None:
                     progress(n_done, n_total)
+    return True
+
+
+def merge_into(
+    output: Path,
+    parts: Sequence[Path],
+    layout: Layout | None = None,
+    compression: Compression | None = None,
+    *,
+    virtual: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> bool:
+    """Merge stores into an output that is nobody else's: not there yet, or this very merge, finished before.
+
+    The parameters are those of `merge_stores`.
+
+    Raises
+    ------
+    StoreError
+        As `merge_stores` does, and when another store stands there or another process writes it.
+    """
+    with hold_lock(output):
+        discard_leftovers(output, of_any_host=True)
+        if output.exists() and any(output.samefile(part) for part in parts if part.exists()):
+            raise StoreError(f"{output}: is one of the parts; choose another --output")
+        return merge_stores(parts, output, layout, compression, virtual=virtual, may_replace=False, progress=progress)
 
 
 def _runs(order: Sequence[tuple[str, int, int]]) -> Iterator[tuple[int, int, int]]:
@@ -104,9 +158,18 @@ def _runs(order: Sequence[tuple[str, int, int]]) -> Iterator[tuple[int, int, int
         yield places[0][1], places[0][2], places[-1][2] + 1
 
 
-def _copy(writer: StoreWriter, part: _Part, codec: CodecHeader, first: int, last: int, phonemes: Sequence[str]) -> None:
+def _copy(
+    writer: StoreWriter,
+    part: Part,
+    codec: CodecHeader,
+    first: int,
+    last: int,
+    phonemes: Sequence[str],
+    *,
+    with_latents: bool,
+) -> None:
     place = {label: index for index, label in enumerate(phonemes)}
-    renumber = np.array([place[label] for label in part.phonemes], dtype=np.uint16)
+    renumber = np.array([place[label] for label in part.header.phonemes], dtype=np.uint16)
     with Store(part.path) as store:
         frames = store[codec.name]
         start, stop = int(frames.offsets[first]), int(frames.offsets[last])
@@ -115,86 +178,59 @@ def _copy(writer: StoreWriter, part: _Part, codec: CodecHeader, first: int, last
             writer.append(
                 codec.name, frames.codes(a, b), renumber[frames.labels("phoneme", a, b)], frames.labels("f0", a, b)
             )
-        if codec.has_latents:
+        if codec.has_latents and with_latents:
             rows = rows_of_chunk(frames.dim)
             for a in range(start, stop, rows):
                 writer.append_latents(codec.name, frames.latents(a, min(a + rows, stop)))
 
 
-def _read_header(path: Path) -> _Part:
-    with Store(path) as store:
-        speakers = store.strings("vocab/speakers")
-        names = ("split", "n_samples", "sample_rate_hz", "shard")
-        columns = [store.strings("utterances/id"), [speakers[index] for index in store.numbers("utterances/speaker")]]
-        numbers = [store.numbers(f"utterances/{name}").tolist() for name in names]
-        hashes = store.strings("utterances/sha256")
-        rows = zip(*columns, *numbers[:3], hashes, numbers[3], strict=True)
-        shards = (store.strings(f"shards/{name}") for name in ("host", "device", "started", "finished", "job_id"))
-        codecs = {}
-        for name in store.codec_names:
-            frames = store[name]
-            n_frames = np.diff(frames.offsets).tolist()
-            codecs[name] = CodecHeader(
-                name,
-                frames.sample_rate_hz,
-                frames.hop_samples,
-                frames.weights,
-                frames.weights_sha256,
-                frames.codebooks,
-                n_frames,
-                frames.has_latents,
-            )
+def _read_parts(paths: Sequence[Path], output: Path) -> list[Part]:
+    if not paths:
+        raise StoreError(f"{output}: there is no store to merge")
+    parts = []
+    for path in paths:
+        check_seal(path)  # a damaged part would get a seal of its own in the merged store
+        with Store(path) as store:
+            layouts = {name: store[name].layout for name in store.codec_names}
+            parts.append(Part(path, read_header(store), layouts, store.content_digest))
+    return parts
+
+
+def _check_room(header: StoreHeader, layout: Layout, compression: Compression, output: Path) -> None:
+    sizes = {
+        codec.name: (sum(codec.n_frames), len(codec.codebooks), codec.codebooks.shape[2]) for codec in header.codecs
+    }
+    latents = [4 * n * dim for codec in header.codecs if codec.has_latents for n, _, dim in [sizes[codec.name]]]
+    codebooks = sum(codec.codebooks.nbytes for codec in header.codecs)
+    check_space_to_merge(sizes, codebooks, layout, compression, output, sum(latents))
+
+
+def _is_merged(output: Path, header: StoreHeader, layout: str) -> bool:
+    """Tell whether `output` was made from these very parts: every shard's digest stands in it."""
+    if not output.exists() or not all(row.content_digest for row in header.shards):
+        return False
+    with Store(output) as store:
+        there = read_header(store)
         layouts = {store[name].layout for name in store.codec_names}
-        return _Part(
-            path=path,
-            utterances=[UtteranceRow(*row) for row in rows],
-            skipped=dict(zip(store.strings("skipped/id"), store.strings("skipped/reason"), strict=True)),
-            phonemes=store.strings("vocab/phonemes"),
-            shards=[ShardRow(*row) for row in zip(*shards, strict=True)],
-            codecs=codecs,
-            layout="dense" if "dense" in layouts else "factored",
-            attributes={name: store.json_attribute(name) for name in ("corpus", "build_options", "producer_versions")},
-        )
+    same = there.shards == header.shards and list(there.parts) == list(header.parts) and layouts == {layout}
+    return same and [row.id for row in there.utterances] == [row.id for row in header.utterances]
 
 
-def _check_codecs(parts: Sequence[_Part]) -> None:
-    first = parts[0]
-    for part in parts[1:]:
-        if part.codecs.keys() != first.codecs.keys():
-            found, expected = ", ".join(part.codecs), ", ".join(first.codecs)
-            raise StoreError(f"{part.path}: expected the codecs of {first.path} ({expected}), found {found}")
-        for name, codec in part.codecs.items():
-            other = first.codecs[name]
-            for field in ("sample_rate_hz", "hop_samples", "weights", "weights_sha256"):
-                if getattr(codec, field) != getattr(other, field):
-                    raise StoreError(
-                        f"{part.path}:/codecs/{name}: {field} is {getattr(codec, field)}, in {first.path} it is "
-                        f"{getattr(other, field)}; stores of different codecs do not merge"
-                    )
-            if not np.array_equal(codec.codebooks, other.codebooks):
-                raise StoreError(f"{part.path}:/codecs/{name}: codebooks differ from those in {first.path}")
-
-
-def _check_disjoint(parts: Sequence[_Part]) -> None:
-    seen: dict[str, Path] = {}
-    for part in parts:
-        for row in part.utterances:
-            if row.id in seen:
-                raise StoreError(f"utterance {row.id} stands both in {seen[row.id]} and in {part.path}; merge it once")
-            seen[row.id] = part.path
-
-
-def _warn_of_missing(parts: Sequence[_Part]) -> None:
+def _warn_of_missing(parts: Sequence[Part]) -> None:
     """Say what is missing: a part of a build is a store too, and merging some of them can be meant."""
     sizes = [
-        (part.attributes["corpus"], part.attributes["build_options"], len(part.utterances) + len(part.skipped))
+        (
+            part.header.attributes["corpus"],
+            part.header.attributes["build_options"],
+            len(part.utterances) + len(part.header.skipped),
+        )
         for part in parts
     ]
     for warning in missing_shards(part.path for part in parts) or missing_utterances(sizes):
         LOG.warning("warning: %s", warning)
 
 
-def _warn_of_latents(parts: Sequence[_Part]) -> None:
+def _warn_of_latents(parts: Sequence[Part]) -> None:
     """Say whose latents are left out: the format has those of all frames or none."""
     for name in parts[0].codecs:
         without = [part.path for part in parts if not part.codecs[name].has_latents]
@@ -208,47 +244,57 @@ def _warn_of_latents(parts: Sequence[_Part]) -> None:
             )
 
 
-def _merged_header(parts: Sequence[_Part], inputs_sha256: str) -> StoreHeader:
+def _merged_header(parts: Sequence[Part]) -> StoreHeader:
     rows, shards = [], list[ShardRow]()
     for part in parts:
         rows += [replace(row, shard=row.shard + len(shards)) for row in part.utterances]
-        shards += part.shards
+        shards += _shard_rows(part)
     frames = {
         (codec.name, row.id): n
-        for part in parts
-        for codec in part.codecs.values()
-        for row, n in zip(part.utterances, codec.n_frames, strict=True)
+        for part in reversed(parts)
+        for codec in part.header.codecs
+        for row, n in zip(part.header.utterances, codec.n_frames, strict=True)
     }
     rows.sort(key=lambda row: row.id)
+    done = {row.id for row in rows}
     codecs = [
         replace(
             codec,
             n_frames=[frames[codec.name, row.id] for row in rows],
             has_latents=all(part.codecs[codec.name].has_latents for part in parts),
         )
-        for codec in parts[0].codecs.values()
+        for codec in parts[0].header.codecs
     ]
+    skipped = {id_: row for part in parts for id_, row in part.header.skipped.items() if id_ not in done}
     return StoreHeader(
         utterances=rows,
-        skipped=dict(sorted({id_: reason for part in parts for id_, reason in part.skipped.items()}.items())),
-        phonemes=sorted({label for part in parts for label in part.phonemes}),
+        skipped=dict(sorted(skipped.items())),
+        phonemes=sorted({label for part in parts for label in part.header.phonemes}),
         shards=shards,
         codecs=codecs,
         attributes=_merged_attributes(parts),
-        inputs_sha256=inputs_sha256,
     )
 
 
-def _merged_attributes(parts: Sequence[_Part]) -> dict[str, Mapping[str, Any]]:
-    f0_methods = {part.attributes["build_options"].get("f0"): part.path for part in parts}
+def _shard_rows(part: Part) -> list[ShardRow]:
+    """Return a part's shards with the digest by which `verify` proves that the merged store says what they said."""
+    rows = list(part.header.shards)
+    if len(rows) == 1 and not rows[0].content_digest:
+        rows = [replace(rows[0], content_digest=part.content_digest)]
+    lacking = {row.shard for row in part.header.utterances if row.id in part.repeated}
+    return [replace(row, content_digest="") if place in lacking else row for place, row in enumerate(rows)]
+
+
+def _merged_attributes(parts: Sequence[Part]) -> dict[str, Mapping[str, Any]]:
+    f0_methods = {part.header.attributes["build_options"].get("f0"): part.path for part in parts}
     if len(f0_methods) > 1:
         found = "; ".join(f"{method} in {path}" for method, path in f0_methods.items())
         raise StoreError(f"F0 was measured in different ways ({found}); build them with one --f0 before merging")
     merged: dict[str, Mapping[str, Any]] = {}
-    for name in ("corpus", "build_options", "producer_versions"):
+    for name in JSON_ATTRIBUTES:
         values: list[dict[str, Any]] = []
         for part in parts:
-            value = {key: item for key, item in part.attributes[name].items() if key not in LAYOUT_OPTIONS}
+            value = {key: item for key, item in part.header.attributes[name].items() if key not in LAYOUT_OPTIONS}
             if value not in values:
                 values.append(value)
         merged[name] = (

@@ -6,6 +6,8 @@ from typing import Any
 
 from featstore.stopping import check_stopped
 
+_UNITS = {"hash": "B", "check": "frame"}
+
 
 class ProgressBar:
     """Context manager and callback (done, total, what); a new bar starts whenever `what` changes.
@@ -13,7 +15,7 @@ class ProgressBar:
     Parameters
     ----------
     unit : str
-        What is counted, e.g. ``utt``.
+        What is counted, e.g. ``utt``; reading whole files ("hash", "check") counts bytes and frames.
     quiet : bool
         Show nothing, even at a terminal.
     """
@@ -41,7 +43,16 @@ class ProgressBar:
 
             self._close()
             self._what = what
-            self._bar = tqdm(total=total, desc=what, unit=self._unit, dynamic_ncols=True, file=sys.stderr, delay=0.5)
+            unit = _UNITS.get(what, self._unit)
+            self._bar = tqdm(
+                total=total,
+                desc=what,
+                unit=unit,
+                unit_scale=what in _UNITS,
+                dynamic_ncols=True,
+                file=sys.stderr,
+                delay=0.5,
+            )
         self._bar.total = total
         self._bar.update(done - self._bar.n)
 

@@ -1,6 +1,6 @@
 """A shard: a store of one slice of the corpus, written once, recognised by content when a build is resumed."""
 
-import hashlib
+import logging
 import os
 import platform
 import socket
@@ -16,9 +16,23 @@ from featstore.codecs.base import Codec
 from featstore.corpora.base import Utterance
 from featstore.errors import StoreError, UtteranceError
 from featstore.extract import UtteranceFrames, extract_utterance
+from featstore.header import (
+    CodecHeader,
+    InputHashes,
+    ShardRow,
+    SkippedRow,
+    StoreHeader,
+    UtteranceRow,
+    read_skipped,
+    read_utterances,
+)
+from featstore.inputs import check_same_inputs, hash_file
+from featstore.seal import check_seal
 from featstore.store import Store
-from featstore.writer import LAYOUT_OPTIONS, CodecHeader, ShardRow, StoreHeader, StoreWriter, UtteranceRow
+from featstore.writer import LAYOUT_OPTIONS, StoreWriter
 from schemas.errors import SchemaError
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,40 +57,50 @@ class ShardJob:
     attributes: Mapping[str, Mapping[str, Any]]
 
 
-def inputs_sha256(utterances: Sequence[Utterance]) -> str:
-    """Return a hash over ids and bytes of the audio and alignment files of a slice."""
-    total = hashlib.sha256()
-    for utterance in utterances:
-        total.update(f"{utterance.id}\0{utterance.speaker}\0".encode())
-        for path in (utterance.audio_path, utterance.alignment_path):
-            try:
-                data = path.read_bytes() if path is not None else b"absent"
-            except OSError:
-                data = b"unreadable"
-            total.update(hashlib.sha256(data).digest())
-    return total.hexdigest()
+@dataclass(frozen=True)
+class Finished:
+    """A whole shard that a build may take as it is.
+
+    Attributes
+    ----------
+    skipped : mapping of str to SkippedRow
+        Utterances that could not be used.
+    repaired : list of str
+        Those of them whose files have changed since.
+    """
+
+    skipped: Mapping[str, SkippedRow]
+    repaired: list[str]
 
 
-def is_finished(path: Path, inputs: str, options: Mapping[str, Any]) -> bool:
-    """Tell whether `path` is a whole shard of these inputs and options.
+def find_finished(path: Path, options: Mapping[str, Any], now: Mapping[str, InputHashes]) -> Finished | None:
+    """Return what there is of a shard, or None where there is none or it is damaged: it is then built.
 
-    Returns False where there is none, where it is damaged, or where an input file has changed since: it is then built
-    (again).
+    Parameters
+    ----------
+    path : Path
+    options : mapping
+        ``build_options`` of this build.
+    now : mapping of str to InputHashes
+        What the slice's files are now.
 
     Raises
     ------
     StoreError
-        When it was built with other options: finished work is never thrown away unasked.
+        When it was built with other options or from other files: finished work is never thrown away unasked.
     """
     if not path.exists():
-        return False
+        return None
     try:
+        check_seal(path)
         with Store(path) as store:
-            found, recorded = store.json_attribute("build_options"), store.attributes.get("inputs_sha256")
-    except (StoreError, SchemaError, OSError, KeyError):
-        return False
+            found = store.json_attribute("build_options")
+            utterances, skipped = read_utterances(store), read_skipped(store)
+    except (StoreError, SchemaError, OSError, KeyError) as error:
+        LOG.warning("warning: %s; this shard is built again", str(error).split(";")[0])
+        return None
     check_same_options(path, found, options)
-    return bool(recorded == inputs)
+    return Finished(skipped, check_same_inputs(path, utterances, skipped, now))
 
 
 def check_same_options(path: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
@@ -102,7 +126,6 @@ def check_same_options(path: Path, found: Mapping[str, Any], asked: Mapping[str,
 def build_shard(
     path: Path,
     utterances: Sequence[Utterance],
-    inputs: str,
     job: ShardJob,
     irregular: Mapping[str, str],
     progress: Callable[[str], None],
@@ -115,8 +138,6 @@ def build_shard(
         Appears when it is whole.
     utterances : sequence of Utterance
         The slice, sorted by id.
-    inputs : str
-        Recorded, so that `is_finished` recognises the shard.
     job : ShardJob
     irregular : mapping of str to str
         Ids and reasons of files that could not even be scanned, to be listed as skipped.
@@ -125,18 +146,21 @@ def build_shard(
     """
     started = _now()
     done: list[UtteranceFrames] = []
-    skipped = dict(irregular)
+    alignments: dict[str, str] = {}
+    skipped = {id_: SkippedRow(reason) for id_, reason in irregular.items()}
     for utterance in utterances:
+        inputs = InputHashes(hash_file(utterance.audio_path), hash_file(utterance.alignment_path))
         try:
             done.append(extract_utterance(utterance, job.codecs, job.f0_method))
+            alignments[utterance.id] = inputs.alignment
         except UtteranceError as error:
-            skipped[utterance.id] = str(error)
+            skipped[utterance.id] = SkippedRow(str(error), *inputs)
         progress(utterance.id)
     vocabulary = sorted({label for item in done for frames in item.codecs.values() for label in set(frames.phonemes)})
     place = {label: index for index, label in enumerate(vocabulary)}
     row = ShardRow(socket.gethostname(), job.device, started, _now(), _job_id())
     header = StoreHeader(
-        utterances=[_row(item, job.split) for item in done],
+        utterances=[_row(item, job.split, alignments[item.utterance.id]) for item in done],
         skipped=skipped,
         phonemes=vocabulary,
         shards=[row],
@@ -145,7 +169,6 @@ def build_shard(
             for name, codec in job.codecs.items()
         ],
         attributes=job.attributes,
-        inputs_sha256=inputs,
     )
     with StoreWriter(path, header, layout="factored") as writer:
         for item in done:
@@ -180,10 +203,16 @@ def producer_versions(packages: Sequence[str]) -> dict[str, str]:
     return versions
 
 
-def _row(item: UtteranceFrames, split: Mapping[str, int]) -> UtteranceRow:
+def _row(item: UtteranceFrames, split: Mapping[str, int], alignment_sha256: str) -> UtteranceRow:
     utterance = item.utterance
     return UtteranceRow(
-        utterance.id, utterance.speaker, split[utterance.id], item.n_samples, item.sample_rate_hz, item.sha256
+        utterance.id,
+        utterance.speaker,
+        split[utterance.id],
+        item.n_samples,
+        item.sample_rate_hz,
+        item.sha256,
+        alignment_sha256=alignment_sha256,
     )
 
 

@@ -1,39 +1,115 @@
 """Check a store: that it follows the format, that its values are in range, that its content is what it claims."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from featstore.digest import content_digest
+from featstore import trust
+from featstore.admission import check_is_file
+from featstore.digest import combined_digest, utterance_digests
+from featstore.foreign import check_foreign
+from featstore.seal import check_seal, read_seal, write_seal
 from featstore.store import Frames, Store
 from featstore.structure import raise_problems
+from featstore.wording import counted
 
+Progress = Callable[[int, int, str], None]
 _LATENTS_FRAMES = 4096  # a row has up to a thousand numbers
 
 
-def verify_store(path: Path, full: bool = False) -> None:
-    """Check structure, order and offsets; with `full` every frame as well.
+def verify_store(
+    path: Path,
+    full: bool = False,
+    against: Sequence[Path] = (),
+    *,
+    reseal: bool = False,
+    progress: Progress | None = None,
+) -> list[str]:
+    """Check structure, order and offsets; with `full` every byte as well.
 
     Parameters
     ----------
     path : Path
     full : bool
-        Also recompute the content digest and prove, bit for bit, that dense rows equal codebook[code].
+        Also compare the whole file with its seal before HDF5 sees it, recompute the content digest and those of the
+        shards it was merged from, and prove, bit for bit, that dense rows equal codebook[code].
+    against : sequence of Path
+        Stores, each of which has to stand in this one, whole and unchanged.
+    reseal : bool
+        With `full`: leave the seal out of it, and when all else is right seal the file anew: it was changed on
+        purpose.
+    progress : callable (n_done, n_total, what) or None
+        Called with bytes read ("hash"), then with frames ("check").
+
+    Returns
+    -------
+    list of str
+        What could not be checked, in words.
 
     Raises
     ------
     StoreError
         With every violation found.
     """
-    with Store(path) as store:  # opening it checks the structure
-        problems = _tables(store)
+    check_is_file(path)
+    if reseal:
+        trust.forget(path)
+        check_foreign(path)
+    elif full:
+        check_seal(path, _hashing(progress))
+    with Store.of_own(path) if reseal else Store(path) as store:  # opening it checks the structure
+        problems = [f"its part {name} {problem}" for name, problem in store.absent_parts.items()]
+        problems = problems or _tables(store)
         if not problems and full:
-            for name in store.codec_names:
-                problems += _frames(store[name])
-            if not problems and content_digest(store) != store.content_digest:
-                problems.append("/@content_digest: differs from the content: the file was changed after it was built")
+            problems = _every_frame(store, progress)
+        if not problems and (full or against):
+            problems = _digests(store, against)
+        parts = store.parts
+    if full:
+        for part in parts:
+            check_seal(path.parent / part.path, _hashing(progress))
     raise_problems(path, problems)
+    if reseal:
+        write_seal(path)
+        trust.remember(path)
+    return [] if read_seal(path) is not None else ["it has no seal, so damage where HDF5 does not look is not seen"]
+
+
+def _hashing(progress: Progress | None) -> Callable[[int, int], None] | None:
+    return None if progress is None else lambda done, total: progress(done, total, "hash")
+
+
+def _every_frame(store: Store, progress: Progress | None) -> list[str]:
+    problems, n_done = list[str](), 0
+    n_total = sum(store[name].n_frames for name in store.codec_names)
+    for name in store.codec_names:
+        problems += _frames(store[name], n_done, n_total, progress)
+        n_done += store[name].n_frames
+    return problems
+
+
+def _digests(store: Store, against: Sequence[Path]) -> list[str]:
+    """Recompute the content digest, those of the shards that were merged, and those of the stores given."""
+    digests = utterance_digests(store)
+    if combined_digest(store, digests) != store.content_digest:
+        return ["/@content_digest: differs from the content: the file was changed after it was built"]
+    problems, shard_of = [], store.numbers("utterances/shard")
+    for place, expected in enumerate(store.strings("shards/content_digest")):
+        its_own = [digest for digest, shard in zip(digests, shard_of, strict=True) if shard == place]
+        if expected and combined_digest(store, its_own) != expected:
+            problems.append(f"/shards/content_digest: shard {place} was merged, but is not what the store holds")
+    by_id = dict(zip(store.strings("utterances/id"), digests, strict=True))
+    for path in against:
+        check_seal(path)
+        with Store(path) as part:
+            missing = [id_ for id_ in part.strings("utterances/id") if id_ not in by_id]
+            if missing:
+                problems.append(f"lacks {counted(len(missing), 'utterance')} of {path} ({missing[0]}, ...)")
+            elif combined_digest(store, [by_id[id_] for id_ in part.strings("utterances/id")]) != part.content_digest:
+                problems.append(f"differs from {path} in what both hold")
+    return problems
 
 
 def check_tables(store: Store) -> None:
@@ -72,7 +148,7 @@ def _tables(store: Store) -> list[str]:
     return problems
 
 
-def _frames(frames: Frames) -> list[str]:
+def _frames(frames: Frames, n_before: int, n_total: int, progress: Progress | None) -> list[str]:
     place = f"/codecs/{frames.name}"
     speaker_of = frames.store.numbers("utterances/speaker")
     n_phonemes = len(frames.store.strings("vocab/phonemes"))
@@ -92,6 +168,8 @@ def _frames(frames: Frames) -> list[str]:
             problems += _dense_rows(frames, codes, start, stop)
         if problems:
             return problems
+        if progress is not None:
+            progress(n_before + stop, n_total, "check")
     return _latents(frames) if frames.has_latents else []
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.support.command_line import run, run_well, tree
-from tests.support.stores import PHONEMES, StoreRecipe, write_store
+from tests.support.stores import PHONEMES, StoreRecipe, edited, write_store
 
 RECIPE = StoreRecipe(codecs=("alpha",))
 CODEC = "codecs/alpha"
@@ -28,7 +28,7 @@ def spoilt(stores, tmp_path):
     def spoil(change, layout="factored"):
         path = tmp_path / "a.h5"
         shutil.copy(stores[layout], path)
-        with h5py.File(path, "r+") as file:
+        with edited(path) as file:
             change(file)
         return path
 

@@ -1,6 +1,7 @@
 """Building a store from audio and alignments, with the tiny codec."""
 
 import contextlib
+import os
 import re
 import shutil
 
@@ -13,6 +14,7 @@ from featstore.build import build_store
 from featstore.codecs.choose import WeightsRequest, parse_weights
 from featstore.errors import CorpusError, FeatstoreError, StoreError, UnknownNameError, WeightsError
 from featstore.labels.alignment import read_alignment, token_phonemes
+from featstore.lock import hold_lock
 from featstore.merge import merge_stores
 from featstore.outlook import plan_text
 from featstore.plan import BuildOptions, plan_build, result_text
@@ -268,23 +270,108 @@ def test_any_rate_and_channel_count_is_brought_to_the_codec(options, own_corpus,
         assert store["tiny"].offsets[1] == -(-len(samples) * 8_000 // rate_hz // 160)
 
 
-def test_repaired_input_is_built_again(options, own_corpus):
+@pytest.fixture
+def spoilt(options, own_corpus, tmp_path):
+    """Spoil the audio of one utterance and the alignment of another; what repairs each, and the undamaged digest."""
+    result = build_store(plan_build(own(options, own_corpus, output=tmp_path / "clean" / "store.h5")))
+    shutil.copytree(tmp_path / "clean" / "store.h5.weights", tmp_path / "out" / "store.h5.weights")
     audio = next(own_corpus.librispeech_root.rglob("101-7-0000.flac"))
-    whole = audio.read_bytes()
+    textgrid = next(own_corpus.alignments_root.rglob("101-7-0001.TextGrid"))
+    repairs = [lambda data=path.read_bytes(), path=path: path.write_bytes(data) for path in (audio, textgrid)]
     audio.write_bytes(b"")
-    plan = plan_build(own(options, own_corpus, shard=(1, 2)))
-    assert build_store(plan).skipped
-    audio.write_bytes(whole)
-    again = build_store(plan)
+    textgrid.write_text("no grid")
+    return repairs, digest_of(result.path)
+
+
+@pytest.mark.parametrize("shard", [(1, 2), None])
+def test_repaired_utterances_are_told_and_taken_up_on_request(options, own_corpus, spoilt, caplog, shard, tmp_path):
+    (repair_audio, repair_textgrid), clean = spoilt
+
+    def build(**changes):
+        return build_store(plan_build(own(options, own_corpus, **{"shard": shard} | changes)))
+
+    assert len(build().skipped) == 2
+    repair_audio()
+    again = build()
+    assert (again.n_built, len(again.skipped)) == (0, 2)
+    assert "1 utterance that could not be used are others now (101-7-0000); --retry-skipped" in caplog.text
+    again = build(retry_skipped=True)
+    assert (again.n_built, list(again.skipped)) == (1, ["101-7-0001"])
+    repair_textgrid()
+    again = build(retry_skipped=True)
     assert (again.n_built, again.skipped) == (1, {})
+    path = again.path
+    if path is None:
+        path = tmp_path / "merged.h5"
+        merge_stores([again.shard_path, build(shard=(2, 2)).shard_path], path)
+    else:
+        assert not plan_build(own(options, own_corpus)).shards_folder.exists()
+    verify_store(path, full=True)
+    assert digest_of(path) == clean
 
 
-def test_changed_inputs_of_a_finished_store_are_refused(options, own_corpus):
-    build_store(plan_build(own(options, own_corpus)))
+def test_changed_inputs_of_a_finished_store_are_refused_by_name(options, own_corpus):
+    path = build_store(plan_build(own(options, own_corpus))).path
+    before = path.read_bytes()
     audio = next(own_corpus.librispeech_root.rglob("101-7-0003.flac"))
     shutil.copy(next(own_corpus.librispeech_root.rglob("101-7-0001.flac")), audio)
-    with pytest.raises(StoreError, match="other input files"):
+    with pytest.raises(StoreError, match=r"other input files: 1 utterance changed \(101-7-0003\)"):
         build_store(plan_build(own(options, own_corpus)))
+    assert path.read_bytes() == before
+
+
+def test_changed_inputs_of_a_finished_shard_are_refused_by_name(options, own_corpus):
+    plan = plan_build(own(options, own_corpus, shard=(1, 2)))
+    build_store(plan)
+    next(own_corpus.alignments_root.rglob("101-7-0002.TextGrid")).write_text("another")
+    with pytest.raises(StoreError, match=r"other input files: 1 utterance changed \(101-7-0002\).*remove .*shard-0"):
+        build_store(plan_build(own(options, own_corpus, shard=(1, 2))))
+
+
+def test_a_damaged_shard_is_built_again(options, own_corpus, caplog):
+    plan = plan_build(own(options, own_corpus, shard=(1, 2)))
+    path = build_store(plan).shard_path
+    digest, data = digest_of(path), bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    again = build_store(plan_build(own(options, own_corpus, shard=(1, 2))))
+    assert again.n_built == 1
+    assert "this shard is built again" in caplog.text
+    assert digest_of(path) == digest
+
+
+def test_shards_go_only_after_the_merged_store_is_verified(options, monkeypatch):
+    plan = plan_build(options())
+
+    def damaged(path, *arguments, **more):
+        raise StoreError(f"{path}: damaged on its way to the disk")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build_module, "verify_store", damaged)
+        with pytest.raises(StoreError, match="damaged on its way"):
+            build_store(plan)
+    assert len(list(plan.shards_folder.glob("shard-*.h5"))) == 5
+    again = build_store(plan_build(options()))  # finds the store whole, and clears up
+    assert again.n_reused == 5
+    assert not plan.shards_folder.exists()
+
+
+def test_a_second_builder_is_told_who_builds(options):
+    plan = plan_build(options())
+    with (
+        hold_lock(plan.options.output),
+        pytest.raises(StoreError, match=rf"is being written by process {os.getpid()} on"),
+    ):
+        build_store(plan)
+    one, other = (plan_build(options(shard=(index, 2))) for index in (1, 2))
+    with hold_lock(plan.options.output, shared=True), hold_lock(one.shard_path(0)):
+        with pytest.raises(StoreError, match="shard-00001-of-00002.h5: is being written by"):
+            build_store(one)
+        build_store(other)  # another slice is another output
+        with pytest.raises(StoreError, match="store.h5: is being written by"):
+            build_store(plan)
+    build_store(plan)
+    assert not list(plan.options.output.parent.rglob("*.lock"))
 
 
 def test_no_usable_utterance_is_an_error(options, own_corpus):
@@ -373,15 +460,15 @@ def test_output_that_is_a_folder(options, tmp_path):
 def test_too_small_a_disk_names_the_flag_that_fits(options, monkeypatch):
     from collections import namedtuple
 
-    from featstore import sizes
+    from featstore import preflight
 
     usage = namedtuple("usage", "free")
     plan = plan_build(options())
-    monkeypatch.setattr(sizes.shutil, "disk_usage", lambda path: usage(plan.sizes.bytes_needed("factored") + 10))
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: usage(plan.sizes.bytes_needed("factored") + 10))
     with pytest.raises(StoreError, match="use --embeddings factored, which needs"):
         plan_build(options())
     plan_build(options(embeddings="factored"))
-    monkeypatch.setattr(sizes.shutil, "disk_usage", lambda path: usage(10))
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: usage(10))
     with pytest.raises(StoreError, match="10 B are free; free some space"):
         plan_build(options())
 

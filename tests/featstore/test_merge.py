@@ -1,3 +1,5 @@
+import shutil
+
 import h5py
 import numpy as np
 import pytest
@@ -5,10 +7,10 @@ import pytest
 from featstore import writer
 from featstore.completeness import missing_utterances
 from featstore.errors import StoreError
-from featstore.merge import merge_stores
+from featstore.merge import merge_into, merge_stores
 from featstore.store import Frames, Store
 from featstore.verify import verify_store
-from tests.support.stores import StoreRecipe, write_store
+from tests.support.stores import StoreRecipe, edited, write_store
 
 RECIPE = StoreRecipe()
 
@@ -39,7 +41,7 @@ def test_merge_in_any_order_gives_the_whole(tmp_path, whole, parts, layout):
 
 def test_vocabularies_are_united(tmp_path):
     paths = [write_store(tmp_path / f"{index}.h5", RECIPE, only=part) for index, part in enumerate([[0, 1], [2, 3]])]
-    with h5py.File(paths[1], "r+") as file:
+    with edited(paths[1]) as file:
         labels = [label.decode() for label in file["vocab/phonemes"][()]]
         renamed = [label.replace("AH0", "ZH") for label in labels]
         del file["vocab/phonemes"]
@@ -54,11 +56,152 @@ def test_vocabularies_are_united(tmp_path):
         assert got == [renamed[index] for index in part["beta"].labels("phoneme", 0, 20)]
 
 
-def test_overlap_is_refused_by_name(tmp_path):
+def test_an_utterance_that_stands_in_two_parts_alike_is_taken_once(tmp_path):
+    whole = write_store(tmp_path / "whole.h5", RECIPE)
+    parts = [write_store(tmp_path / f"{index}.h5", RECIPE, only=part) for index, part in enumerate([[0, 1, 2], [1, 2]])]
+    parts.append(write_store(tmp_path / "rest.h5", RECIPE, only=range(2, RECIPE.n_utterances)))
+    for order in (parts, parts[::-1]):
+        merge_stores(order, tmp_path / "merged.h5")
+        verify_store(tmp_path / "merged.h5", full=True)
+        with Store(tmp_path / "merged.h5") as merged, Store(whole) as expected:
+            assert merged.content_digest == expected.content_digest
+            # of a shard that gave only some of its utterances nothing can be proved
+            assert "" in merged.strings("shards/content_digest")
+
+
+def change_codes(file):
+    file["codecs/alpha/codes"][0, 0] ^= 1
+
+
+def change_split(file):
+    file["utterances/split"][0] ^= 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [(change_codes, "codes or labels differ"), (change_split, "split is 0 there, 1 here")]
+)
+def test_an_utterance_that_stands_in_two_parts_unlike_is_refused_by_name(tmp_path, change, message):
     paths = [write_store(tmp_path / f"{index}.h5", RECIPE, only=part) for index, part in enumerate([[0, 1], [1, 2]])]
-    with pytest.raises(StoreError, match=r"s1-1-0001 stands both in .*0\.h5 and in .*1\.h5"):
+    with edited(paths[1]) as file:
+        change(file)
+    with pytest.raises(StoreError, match=rf"1\.h5: utterance s1-1-0001 stands in .*0\.h5 too, and .*{message}"):
         merge_stores(paths, tmp_path / "merged.h5")
     assert not (tmp_path / "merged.h5").exists()
+
+
+def test_parts_of_one_corpus_under_different_splits_are_refused(tmp_path):
+    paths = [write_store(tmp_path / f"{index}.h5", RECIPE, only=[index]) for index in range(2)]
+    with edited(paths[1]) as file:
+        file.attrs["build_options"] = np.bytes_(b'{"seed": 43, "f0": "yin"}')
+    with pytest.raises(StoreError, match=r"1\.h5: train-clean-100 was split with seed 43 .*0\.h5 with seed 42"):
+        merge_stores(paths, tmp_path / "merged.h5")
+    with edited(paths[1]) as file:
+        file.attrs["corpus"] = np.bytes_(b'{"split": "train-clean-360", "n_scanned": 8}')
+    merge_stores(paths, tmp_path / "merged.h5")
+
+
+def test_a_damaged_part_is_refused_and_nothing_is_written(tmp_path):
+    paths = [write_store(tmp_path / f"{index}.h5", RECIPE, only=[index]) for index in range(2)]
+    data = bytearray(paths[1].read_bytes())
+    data[-40] ^= 4
+    paths[1].write_bytes(data)
+    with pytest.raises(StoreError, match=r"1\.h5: the file is not as it was when it was finished"):
+        merge_stores(paths, tmp_path / "merged.h5")
+    assert not (tmp_path / "merged.h5").exists()
+
+
+def test_merging_again_finds_it_done_and_replaces_nothing_else(tmp_path):
+    paths = [write_store(tmp_path / f"{index}.h5", RECIPE, only=[index]) for index in range(3)]
+    output = tmp_path / "merged.h5"
+    assert merge_into(output, paths[:2])
+    before = output.stat()
+    assert not merge_into(output, paths[:2])
+    assert output.stat() == before
+    with pytest.raises(StoreError, match="stands there already"):
+        merge_into(output, paths)
+    with pytest.raises(StoreError, match="is one of the parts"):
+        merge_into(output, [output, paths[2]])
+    assert output.stat() == before
+    assert not list(tmp_path.glob("*.lock"))
+
+
+def test_a_merged_store_proves_what_its_shards_said(tmp_path):
+    paths = [write_store(tmp_path / f"{index}.h5", RECIPE, only=part) for index, part in enumerate([[0, 1], [2, 3]])]
+    merge_stores(paths, tmp_path / "merged.h5")
+    verify_store(tmp_path / "merged.h5", full=True, against=paths)
+    with Store(tmp_path / "merged.h5") as merged, Store(paths[0]) as one, Store(paths[1]) as two:
+        assert merged.strings("shards/content_digest") == [one.content_digest, two.content_digest]
+    other = write_store(tmp_path / "other.h5", RECIPE, only=[4])
+    with pytest.raises(StoreError, match=r"lacks 1 utterance of .*other\.h5"):
+        verify_store(tmp_path / "merged.h5", against=[other])
+    with edited(paths[1]) as file:
+        change_codes(file)
+        file.attrs["content_digest"] = np.bytes_("ab" * 32)
+    with pytest.raises(StoreError, match=r"differs from .*1\.h5 in what both hold"):
+        verify_store(tmp_path / "merged.h5", against=paths)
+    with edited(tmp_path / "merged.h5") as file:
+        digests = file["shards/content_digest"][()]
+        file["shards/content_digest"][...] = digests[::-1]
+    with pytest.raises(StoreError, match="shard 0 was merged, but is not what the store holds"):
+        verify_store(tmp_path / "merged.h5", full=True)
+
+
+@pytest.mark.parametrize("layout", ["dense", "factored"])
+def test_a_virtual_store_reads_as_a_copy_does(tmp_path, layout):
+    parts = [
+        write_store(tmp_path / "parts" / f"{index}.h5", RECIPE, layout=layout, only=part)
+        for index, part in enumerate([[0, 3, 6], [1, 2, 5], [4, 7]])
+    ]
+    merge_stores(parts, tmp_path / "copy.h5", layout)
+    merge_into(tmp_path / "virtual.h5", parts, virtual=True)
+    verify_store(tmp_path / "virtual.h5", full=True, against=parts)
+    with Store(tmp_path / "virtual.h5") as virtual, Store(tmp_path / "copy.h5") as copy:
+        assert virtual.content_digest == copy.content_digest
+        assert [row.path for row in virtual.parts] == [f"parts/{index}.h5" for index in range(3)]
+        for codec in copy.codec_names:
+            assert virtual[codec].layout == layout
+            for layer in range(1, RECIPE.n_layers + 1):
+                np.testing.assert_array_equal(virtual[codec].layer(layer)[:], copy[codec].layer(layer)[:])
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    shutil.move(tmp_path / "parts", moved / "parts")
+    shutil.move(tmp_path / "virtual.h5", moved / "virtual.h5")
+    verify_store(moved / "virtual.h5", full=True)
+
+
+def test_a_virtual_store_tells_of_missing_and_changed_parts(tmp_path, caplog):
+    parts = [write_store(tmp_path / f"{index}.h5", RECIPE, only=part) for index, part in enumerate([[0, 3], [1], [2]])]
+    merge_into(tmp_path / "virtual.h5", parts, virtual=True)
+    with edited(parts[1]) as file:
+        change_codes(file)
+    parts[2].unlink()
+    with Store(tmp_path / "virtual.h5") as store:
+        assert "its part 1.h5 has changed since" in caplog.text
+        assert "its part 2.h5 is missing" in caplog.text
+        frames, ids = store["alpha"], store.strings("utterances/id")
+        spans = {id_: tuple(frames.offsets[place : place + 2]) for place, id_ in enumerate(ids)}
+        assert frames.codes(*spans["s0-1-0000"]).any()
+        for id_, what in (("s1-1-0001", r"1\.h5, which has changed"), ("s2-1-0002", r"2\.h5, which is missing")):
+            for read in (lambda a, b: frames.codes(a, b), lambda a, b: frames.layer(2)[a:b]):
+                with pytest.raises(StoreError, match=f"lie in the part {what}"):
+                    read(*spans[id_])
+        frames.labels("phoneme", 0, frames.n_frames)  # labels are the store's own
+    with pytest.raises(StoreError, match=r"its part 1\.h5 has changed since"):
+        verify_store(tmp_path / "virtual.h5")
+
+
+def test_a_virtual_store_lies_above_its_parts(tmp_path):
+    part = write_store(tmp_path / "a" / "0.h5", RECIPE, only=[0])
+    with pytest.raises(StoreError, match="in its own folder or below it"):
+        merge_into(tmp_path / "b" / "virtual.h5", [part], virtual=True)
+    odd = write_store(tmp_path / "a" / "100%b.h5", RECIPE, only=[1])
+    with pytest.raises(StoreError, match="a file name without '%'"):
+        merge_into(tmp_path / "a" / "virtual.h5", [odd], virtual=True)
+    with pytest.raises(StoreError, match="is factored"):
+        merge_into(tmp_path / "a" / "virtual.h5", [part], "dense", virtual=True)
+    merge_into(tmp_path / "a" / "virtual.h5", [part], virtual=True)
+    with pytest.raises(StoreError, match="is a virtual store itself"):
+        merge_into(tmp_path / "a" / "again.h5", [tmp_path / "a" / "virtual.h5"], virtual=True)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +220,7 @@ def test_different_codecs_are_refused(tmp_path, other, message):
 
 def test_different_f0_methods_are_refused(tmp_path):
     paths = [write_store(tmp_path / f"{index}.h5", RECIPE, only=[index]) for index in range(2)]
-    with h5py.File(paths[1], "r+") as file:
+    with edited(paths[1]) as file:
         file.attrs["build_options"] = np.bytes_(b'{"seed": 42, "f0": "pyin"}')
     with pytest.raises(StoreError, match=r"yin in .*0\.h5; pyin in .*1\.h5"):
         merge_stores(paths, tmp_path / "merged.h5")
@@ -118,7 +261,7 @@ def test_a_subset_or_skipped_utterances_are_no_missing_parts():
 
 def with_latents(path, codecs=RECIPE.codecs):
     """Give frames latents that tell them apart: made of the utterance's id and the frame's place in it."""
-    with h5py.File(path, "r+") as file:
+    with edited(path) as file:
         ids = [int(name.decode()[-4:]) for name in file["utterances/id"][()]]
         for codec in codecs:
             group = file["codecs"][codec]

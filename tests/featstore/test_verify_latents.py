@@ -1,20 +1,19 @@
 """``verify --full`` reads latents, which neither codes nor the digest can vouch for."""
 
-import h5py
 import hdf5plugin  # noqa: F401
 import numpy as np
 import pytest
 
 from featstore.errors import StoreError
 from featstore.verify import verify_store
-from tests.support.stores import StoreRecipe, write_store
+from tests.support.stores import StoreRecipe, edited, write_store
 
 RECIPE = StoreRecipe(n_utterances=6, codecs=("alpha",))
 
 
 def store_with(path, latents):
     write_store(path, RECIPE)
-    with h5py.File(path, "r+") as file:
+    with edited(path) as file:
         n_frames = file["codecs/alpha/codes"].shape[1]
         file["codecs/alpha/latents"] = latents(n_frames)
     return path

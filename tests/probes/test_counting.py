@@ -3,7 +3,6 @@
 import tracemalloc
 from functools import cached_property
 
-import h5py
 import numpy as np
 import pytest
 
@@ -17,7 +16,7 @@ from probes.options import ProbeOptions
 from probes.runner import run_probes
 from probes.spool import Spool, Spooled, scratch_folder
 from probes.statistics import Statistics
-from tests.support.stores import StoreRecipe, write_store
+from tests.support.stores import StoreRecipe, edited, write_store
 
 ONE = StoreRecipe(codecs=("alpha",))
 
@@ -124,7 +123,7 @@ def test_a_scratch_folder_is_the_run_s_own(tmp_path):
 def test_speakers_of_frames_are_those_of_their_utterances(tmp_path, monkeypatch, change, says):
     monkeypatch.setattr(counting, "_BLOCK_FRAMES", 100)
     path = write_store(tmp_path / "a.h5", ONE)
-    with h5py.File(path, "r+") as file:
+    with edited(path) as file:
         labels = file["codecs/alpha/labels/speaker"]
         labels[...] = change(labels[()])
     with Store(path) as store:

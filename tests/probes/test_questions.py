@@ -1,6 +1,5 @@
 """Questions that cannot be asked: how many frames they were about, and what to do."""
 
-import h5py
 import numpy as np
 import pytest
 
@@ -8,7 +7,7 @@ from featstore.store import Store
 from probes.held_out import evaluation_split
 from probes.options import ProbeOptions
 from probes.runner import run_probes
-from tests.support.stores import PHONEMES, StoreRecipe, write_store
+from tests.support.stores import PHONEMES, StoreRecipe, edited, write_store
 
 RECIPE = StoreRecipe(codecs=("alpha",))
 REPRESENTATIONS = ["codeword", "cumulative", "concat"]
@@ -20,7 +19,7 @@ def spoilt(tmp_path):
 
     def spoil(change):
         path = write_store(tmp_path / "a.h5", RECIPE)
-        with h5py.File(path, "r+") as file:
+        with edited(path) as file:
             labels = file["codecs/alpha/labels/phoneme"]
             part = np.repeat(file["utterances/split"][()], np.diff(file["codecs/alpha/offsets"][()]))
             values = change(labels[()], part)
@@ -74,7 +73,7 @@ def test_one_class_in_training(spoilt, tmp_path, representation):
 @pytest.mark.parametrize("representation", REPRESENTATIONS)
 def test_pitch_without_a_voiced_evaluation_frame(tmp_path, representation):
     path = write_store(tmp_path / "a.h5", RECIPE)
-    with h5py.File(path, "r+") as file:
+    with edited(path) as file:
         f0 = file["codecs/alpha/labels/f0"]
         part = np.repeat(file["utterances/split"][()], np.diff(file["codecs/alpha/offsets"][()]))
         values = np.where(part == 1, np.nan, f0[()])

@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 
-import h5py
 import hdf5plugin  # noqa: F401
 import numpy as np
 import pytest
@@ -30,7 +29,7 @@ from probes.stacked import torch_pass
 from schemas.record import check_record
 from tests.probes.test_backends import stand_in
 from tests.support.command_line import run, run_well
-from tests.support.stores import StoreRecipe, write_store
+from tests.support.stores import StoreRecipe, edited, write_store
 
 RECIPE = StoreRecipe(n_utterances=24, codecs=("alpha",))
 REPRESENTATIONS = ("cumulative", "concat", "latent")
@@ -40,7 +39,7 @@ SHARP = {"tol": 1e-10, "max_iter": 20_000}
 def add_latents(path, noise=0.3):
     """Store what would have been quantised: the sum of the codewords and what they miss."""
     rng = np.random.default_rng(5)
-    with h5py.File(path, "r+") as file:
+    with edited(path) as file:
         for group in file["codecs"].values():
             rows = sum(book[codes] for book, codes in zip(group["codebooks"][()], group["codes"][()], strict=True))
             group["latents"] = (rows + noise * rng.standard_normal(rows.shape)).astype(np.float32)
@@ -356,7 +355,7 @@ def test_unknown_layer_and_absent_latents_are_refused_before_anything_is_counted
 
 def test_latents_that_are_not_finite_are_refused(store_path, tmp_path):
     path = shutil.copy(store_path, tmp_path / "a.h5")
-    with h5py.File(path, "r+") as file:
+    with edited(path) as file:
         file["codecs/alpha/latents"][7, 1] = np.nan
     with pytest.raises(ProbeError, match=r"alpha/latents: expected finite numbers, .* rebuild it"):
         run_probes([path], tmp_path / "out", ProbeOptions(representation="latent"))
@@ -394,29 +393,6 @@ def test_rows_that_would_not_fit_are_refused_with_the_way_out(store_path, tmp_pa
     assert {r["n_train"] for r in run_probes([store_path], tmp_path, fitting)} == {100}
     monkeypatch.setattr(frame_rows, "available_bytes", lambda: None)  # a system that does not say
     assert run_probes([store_path], tmp_path, options)[0]["outcome"] == "converged"
-
-
-def test_available_memory_is_the_least_that_is_known(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
-    monkeypatch.setattr(memory, "_OWN_CGROUP", tmp_path / "cgroup")
-    of_machine = memory.available_bytes()
-    assert of_machine is not None
-    assert of_machine > 10**8  # all there is, where no file tells
-    (tmp_path / "meminfo").write_text("MemTotal:  9 kB\nMemAvailable:   4000 kB\n")
-    assert memory.available_bytes() == 4_096_000
-    (tmp_path / "memory.max").write_text("3000000\n")
-    (tmp_path / "memory.current").write_text("2000000\n")
-    (tmp_path / "memory.stat").write_text("anon 1500000\ninactive_file 400000\n")
-    assert memory.available_bytes() == 1_400_000
-    (tmp_path / "cgroup").write_text("0::/job/step\n")  # a batch job on a host: limits lie above its own group
-    (tmp_path / "job" / "step").mkdir(parents=True)
-    for name in ("memory.max", "memory.current", "memory.stat"):
-        (tmp_path / "job" / name).write_text((tmp_path / name).read_text().replace("3000000", "2500000"))
-    assert memory.available_bytes() == 900_000
-    (tmp_path / "job" / "memory.max").write_text("max\n")
-    (tmp_path / "memory.max").write_text("max\n")
-    assert memory.available_bytes() == 4_096_000
 
 
 def test_a_sample_of_more_frames_than_can_be_drawn_from_is_refused(store_path, tmp_path, monkeypatch):

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from dataclasses import replace
 
-import h5py
 import numpy as np
 import pytest
 
@@ -23,7 +22,7 @@ from probes.statistics import Statistics
 from probes.tasks import phoneme_classes
 from schemas.record import check_record
 from tests.support.command_line import run_well
-from tests.support.stores import PHONEMES, StoreRecipe, write_store
+from tests.support.stores import PHONEMES, StoreRecipe, edited, write_store
 
 RECIPE = StoreRecipe(n_utterances=24)
 
@@ -239,7 +238,7 @@ def test_worker_processes_give_the_records_of_one(store_path, tmp_path, records)
 
 def test_a_damaged_store_is_told_by_a_worker_too(tmp_path):
     store_path = write_store(tmp_path / "a.h5")
-    with h5py.File(store_path, "r+") as file:
+    with edited(store_path) as file:
         file["codecs/alpha/codes"][0, 5] = 99
     with pytest.raises(ProbeError, match="codes: expected values from 0 to 15, found 0 to 99"):
         run_probes([store_path], tmp_path / "out", ProbeOptions(n_workers=2))
@@ -255,7 +254,7 @@ def test_a_damaged_store_is_told_by_a_worker_too(tmp_path):
 )
 def test_values_out_of_range_are_refused(tmp_path, path, place, value, message):
     store_path = write_store(tmp_path / "a.h5")
-    with h5py.File(store_path, "r+") as file:
+    with edited(store_path) as file:
         file[f"codecs/alpha/{path}"][place] = value
     with pytest.raises(ProbeError, match=message):
         run_probes([store_path], tmp_path / "out", ProbeOptions())
@@ -352,7 +351,7 @@ def test_probes_tell_layers_apart_and_permuted_labels_are_at_chance(records, tmp
     assert all(a["accuracy"] > b["accuracy"] + 0.1 for a, b in zip(first, last, strict=True))
     assert all(r["accuracy"] > r["chance_accuracy"] + 0.15 for r in first)
     path = write_store(tmp_path / "permuted.h5", RECIPE)
-    with h5py.File(path, "r+") as file:
+    with edited(path) as file:
         for codec in ("alpha", "beta"):
             labels = file[f"codecs/{codec}/labels/phoneme"]
             labels[...] = np.random.default_rng(1).permutation(labels[()])
@@ -464,7 +463,7 @@ def test_a_task_that_cannot_be_asked(tmp_path, recipe, task, reason):
 
 def test_classes_never_seen_in_training_are_left_out_and_counted(tmp_path):
     path = write_store(tmp_path / "a.h5", RECIPE)
-    with h5py.File(path, "r+") as file:
+    with edited(path) as file:
         split, offsets = file["utterances/split"][()], file["codecs/alpha/offsets"][()]
         labels = file["codecs/alpha/labels/phoneme"]
         values = labels[()]
