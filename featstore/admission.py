@@ -6,11 +6,9 @@ is remembered (`trust`).
 """
 
 import logging
-import stat
 from pathlib import Path
 
 from featstore import trust
-from featstore.errors import StoreError
 from featstore.foreign import check_foreign
 from featstore.seal import check_seal, read_seal
 
@@ -27,7 +25,6 @@ def admit(path: Path) -> None:
     StoreError
         When it is missing, no regular file, damaged, truncated, or breaks the rules for files from strangers.
     """
-    check_is_file(path)
     seal = read_seal(path)
     if trust.is_known(path):
         return
@@ -35,17 +32,3 @@ def admit(path: Path) -> None:
         check_seal(path)
     check_foreign(path)
     trust.remember(path)
-
-
-def check_is_file(path: Path) -> None:
-    """Raise StoreError unless `path` is a regular file: reading a pipe would wait for ever."""
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        found = "no file" if isinstance(error, FileNotFoundError) else error.strerror
-        raise StoreError(f"{path}: expected a store, found {found}; build one with build-store") from error
-    except ValueError as error:  # a NUL in the name
-        raise StoreError(f"{str(path)!r}: expected the path of a store; check it") from error
-    if not stat.S_ISREG(mode):
-        found = "a folder" if stat.S_ISDIR(mode) else "no regular file"
-        raise StoreError(f"{path}: expected a store, found {found}; build one with build-store")

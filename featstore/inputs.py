@@ -7,6 +7,7 @@ from pathlib import Path
 from featstore.corpora.base import Utterance
 from featstore.errors import StoreError
 from featstore.header import InputHashes, SkippedRow, UtteranceRow
+from featstore.patient_read import UnreadableFileError, kind_of_special, with_patience
 from featstore.wording import counted
 
 _N_NAMED = 5
@@ -19,12 +20,17 @@ def hash_inputs(utterances: Iterable[Utterance]) -> dict[str, InputHashes]:
 
 def hash_file(path: Path | None) -> str:
     """Return the hex SHA-256 of a file; empty where there is none or it cannot be read."""
-    if path is None:
+    if path is None or kind_of_special(path) is not None:
         return ""
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
+        return with_patience(lambda: _sha256(path))
+    except UnreadableFileError:
         return ""
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_same_inputs(

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,8 +45,9 @@ def read_seal(path: Path) -> Seal | None:
     Raises
     ------
     StoreError
-        When the file cannot be read, is of another kind, its seal is damaged, or its length is not the one sealed.
+        When the file is missing, cannot be read, is of another kind, its seal is damaged, or its length is not the one sealed.
     """
+    check_is_file(path)
     try:
         with path.open("rb") as file:
             begin = file.read(SEAL_BYTES)
@@ -67,6 +69,20 @@ def read_seal(path: Path) -> Seal | None:
         way = "get a whole copy or build it again" if n_bytes < seal.n_bytes else _WAY_OUT
         raise StoreError(f"{path}: {what}: expected {seal.n_bytes:,} bytes, found {n_bytes:,}; {way}")
     return seal
+
+
+def check_is_file(path: Path) -> None:
+    """Raise StoreError unless `path` is a regular file: reading a pipe would wait for ever."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        found = "no file" if isinstance(error, FileNotFoundError) else error.strerror
+        raise StoreError(f"{path}: expected a store, found {found}; build one with build-store") from error
+    except ValueError as error:  # a NUL in the name
+        raise StoreError(f"{str(path)!r}: expected the path of a store; check it") from error
+    if not stat.S_ISREG(mode):
+        found = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+        raise StoreError(f"{path}: expected a store, found {found}; build one with build-store")
 
 
 def check_seal(path: Path, progress: Callable[[int, int], None] | None = None) -> Seal | None:

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 
 from featstore import trust
-from featstore.admission import check_is_file
 from featstore.digest import combined_digest, utterance_digests
 from featstore.foreign import check_foreign
-from featstore.seal import check_seal, read_seal, write_seal
+from featstore.seal import check_is_file, check_seal, read_seal, write_seal
 from featstore.store import Frames, Store
 from featstore.structure import raise_problems
 from featstore.wording import counted

@@ -11,6 +11,7 @@ import soundfile
 
 from tests.support.command_line import corpus_options, run, run_process, run_well, tree
 from tests.support.corpus import RATE_HZ, TinyCorpus, make_tiny_corpus, textgrid_text, write_utterance
+from tests.support.stores import edited
 
 
 @pytest.fixture
@@ -184,7 +185,7 @@ def test_an_output_that_is_a_folder_or_lies_below_a_file(corpus, output, melrvq_
     weights = ("--weights", f"melrvq={melrvq_weights}")
     assert "expected a file name for --output, found a folder" in build(corpus, tmp_path, *weights).error
     (tmp_path / "file").write_text("mine")
-    assert "check the path" in build(corpus, tmp_path / "file" / "s.h5", *weights).error
+    assert "expected a folder for s.h5, found a file" in build(corpus, tmp_path / "file" / "s.h5", *weights).error
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -206,7 +207,7 @@ def plain_hdf5(path, store):
 def damaged(change):
     def make(path, store):
         shutil.copy(store, path)
-        with h5py.File(path, "r+") as file:
+        with edited(path) as file:
             change(file)
 
     return make
@@ -247,7 +248,7 @@ NO_STORES = {
     "empty file": (lambda path, store: path.write_bytes(b""), "expected a store (an HDF5 file)"),
     "folder": (lambda path, store: path.mkdir(), "expected a store, found a folder"),
     "missing": (lambda path, store: None, "expected a store, found no file; build one with build-store"),
-    "truncated": (lambda path, store: path.write_bytes(store.read_bytes()[:200_000]), "is damaged, build it again"),
+    "truncated": (lambda path, store: path.write_bytes(store.read_bytes()[:200_000]), "truncated: expected"),
     "unfinished": (damaged(unfinished), "the store was never finished; build it again"),
     "of a later format": (damaged(next_major), "version 2.0 is not known to this build, which reads 1.x"),
     "without layout": (damaged(remove_attribute), "/codecs/melrvq/@layout: expected an attribute (string), found none"),
@@ -278,7 +279,7 @@ def test_what_is_no_store(melrvq_store, output, tmp_path, kind):
 def test_verify_full_finds_a_changed_code(melrvq_store, tmp_path):
     path = tmp_path / "a.h5"
     shutil.copy(melrvq_store, path)
-    with h5py.File(path, "r+") as file:
+    with edited(path) as file:
         codes = file["codecs/melrvq/codes"]
         codes[3, 17] = (codes[3, 17] + 1) % 1024
     run_well("verify", path)
