@@ -15,7 +15,7 @@ from featstore.codecs.choose import WeightsRequest, check_weights, find_checkpoi
 from featstore.codecs.device import choose_device, describe_device
 from featstore.codecs.registry import codec_family
 from featstore.errors import StoreError
-from featstore.header import InputHashes, read_skipped, read_utterances
+from featstore.header import read_skipped, read_utterances
 from featstore.inputs import check_same_inputs, hash_inputs
 from featstore.lock import hold_lock
 from featstore.merge import merge_stores
@@ -72,15 +72,12 @@ def _build(plan: BuildPlan, report: Progress) -> BuildResult:
     if options.shard:
         return _build_one(plan, job, options.shard[0] - 1, report)
     discard_leftovers(options.output, of_any_host=True)
-    now, asked = hash_inputs(plan.utterances), job.attributes["build_options"]
-    there = find_built(plan, asked, now)
+    asked = job.attributes["build_options"]
+    there = find_built(plan, asked)
     if there is not None:
         _keep_split(plan)
         return _take_up(plan, job, there, report)
-    found = [
-        find_finished(plan.shard_path(index), asked, {utterance.id: now[utterance.id] for utterance in slice_})
-        for index, slice_ in enumerate(plan.slices)
-    ]
+    found = [find_finished(plan.shard_path(index), asked, slice_) for index, slice_ in enumerate(plan.slices)]
     _keep_split(plan)
     result, n_done = BuildResult(options.output), 0
     for index, slice_ in enumerate(plan.slices):
@@ -192,7 +189,7 @@ def recorded_options(options: BuildOptions, weights: Mapping[str, str]) -> dict[
 def _build_one(plan: BuildPlan, job: ShardJob, index: int, report: Progress) -> BuildResult:
     path = plan.shard_path(index)
     result = BuildResult(None, path)
-    finished = find_finished(path, job.attributes["build_options"], hash_inputs(plan.slices[index]))
+    finished = find_finished(path, job.attributes["build_options"], plan.slices[index])
     _keep_split(plan)
     if finished is not None and not _is_to_retry(plan, finished):
         _note_repaired(finished.repaired)
@@ -225,16 +222,14 @@ def _counting(report: Progress, n_before: int, n_total: int) -> Callable[[str], 
     return lambda _: report(next(count), n_total, "encode")
 
 
-def find_built(plan: BuildPlan, asked: Mapping[str, Any], now: Mapping[str, InputHashes]) -> Finished | None:
-    """Return what there is of a plan's output, or None where nothing stands there.
+def find_built(plan: BuildPlan, asked: Mapping[str, Any]) -> Finished | None:
+    """Return what there is of a plan's output, or None where nothing stands there; reads the plan's files to compare.
 
     Parameters
     ----------
     plan : BuildPlan
     asked : mapping
         Options of this build, as `recorded_options` gives them.
-    now : mapping of str to InputHashes
-        What the plan's files are now.
 
     Raises
     ------
@@ -250,7 +245,7 @@ def find_built(plan: BuildPlan, asked: Mapping[str, Any], now: Mapping[str, Inpu
         utterances, skipped = read_utterances(store), read_skipped(store)
     if layouts != {layout}:
         raise StoreError(f"{output}: a store with another layout stands there; remove it or choose another --output")
-    return Finished(skipped, check_same_inputs(output, utterances, skipped, now))
+    return Finished(skipped, check_same_inputs(output, utterances, skipped, hash_inputs(plan.utterances)))
 
 
 def _check_some_frames(plan: BuildPlan, shards: Sequence[Path]) -> None:

@@ -9,11 +9,10 @@ from featstore.codecs.choose import check_weights
 from featstore.codecs.registry import codec_family
 from featstore.codecs.weights import sha256_of
 from featstore.errors import StoreError, WeightsError
-from featstore.inputs import hash_inputs
 from featstore.memory import available_bytes
 from featstore.plan import BuildPlan, evaluation_note
 from featstore.preflight import free_bytes, free_files
-from featstore.shard import check_same_options, find_finished
+from featstore.shard import Finished, check_same_options, find_finished
 from featstore.sizes import in_bytes
 from featstore.store import Store
 from featstore.wording import counted
@@ -52,25 +51,30 @@ def _first_line(plan: BuildPlan) -> str:
     target = options.output if options.shard is None else plan.shard_path(options.shard[0] - 1)
     part = "" if options.shard is None else f", slice {options.shard[0]} of {options.shard[1]} of {options.output}"
     try:
-        is_there = _is_there(plan, target)
+        there = _find_there(plan, target)
     except (StoreError, SchemaError) as error:
         return _line("would refuse", str(error))
-    if is_there:
+    if there is not None:
+        again = [utterance.id for utterance in plan.utterances if utterance.id in there.skipped]
+        if options.retry_skipped and again:
+            return _line(
+                "would retry", f"{counted(len(again), 'skipped utterance')} of {target} ({again[0]}, ...){part}"
+            )
         return _line("nothing to do", f"{target} is already built from these inputs{part}")
     layout = "factored until it is merged" if part else f"{options.embeddings}, {options.compression}"
     return _line("would build", f"{target} ({layout}){part}")
 
 
-def _is_there(plan: BuildPlan, target: Path) -> bool:
-    """Tell whether the output, or the one slice asked for, is finished; raises what the build would raise."""
+def _find_there(plan: BuildPlan, target: Path) -> Finished | None:
+    """Return the output, or the one slice asked for, if it is finished; raises what the build would raise."""
     if not target.exists():
         if plan.options.shard is None:
             _check_shards(plan)
-        return False
+        return None
     asked = recorded_options(plan.options, _weights_asked(plan, _options_of(target)))
     if plan.options.shard is not None:
-        return find_finished(target, asked, hash_inputs(plan.slices[plan.options.shard[0] - 1])) is not None
-    return find_built(plan, asked, hash_inputs(plan.utterances)) is not None
+        return find_finished(target, asked, plan.slices[plan.options.shard[0] - 1])
+    return find_built(plan, asked)
 
 
 def _check_shards(plan: BuildPlan) -> None:

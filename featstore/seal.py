@@ -45,7 +45,8 @@ def read_seal(path: Path) -> Seal | None:
     Raises
     ------
     StoreError
-        When the file is missing, cannot be read, is of another kind, its seal is damaged, or its length is not the one sealed.
+        When the file is missing, cannot be read or is of another kind, its seal is damaged, or its length is not the
+        one sealed.
     """
     check_is_file(path)
     try:

@@ -26,7 +26,7 @@ from featstore.header import (
     read_skipped,
     read_utterances,
 )
-from featstore.inputs import check_same_inputs, hash_file
+from featstore.inputs import check_same_inputs, hash_file, hash_inputs
 from featstore.seal import check_seal
 from featstore.store import Store
 from featstore.writer import LAYOUT_OPTIONS, StoreWriter
@@ -73,16 +73,17 @@ class Finished:
     repaired: list[str]
 
 
-def find_finished(path: Path, options: Mapping[str, Any], now: Mapping[str, InputHashes]) -> Finished | None:
+def find_finished(path: Path, options: Mapping[str, Any], slice_: Sequence[Utterance]) -> Finished | None:
     """Return what there is of a shard, or None where there is none or it is damaged: it is then built.
+
+    Where there is one, all files of its slice are read, to compare.
 
     Parameters
     ----------
     path : Path
     options : mapping
         ``build_options`` of this build.
-    now : mapping of str to InputHashes
-        What the slice's files are now.
+    slice_ : sequence of Utterance
 
     Raises
     ------
@@ -100,7 +101,7 @@ def find_finished(path: Path, options: Mapping[str, Any], now: Mapping[str, Inpu
         LOG.warning("warning: %s; this shard is built again", str(error).split(";")[0])
         return None
     check_same_options(path, found, options)
-    return Finished(skipped, check_same_inputs(path, utterances, skipped, now))
+    return Finished(skipped, check_same_inputs(path, utterances, skipped, hash_inputs(slice_)))
 
 
 def check_same_options(path: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

@@ -160,3 +160,19 @@ def test_missing_weights_are_named_by_a_dry_run(corpus, tmp_path):
     (line,) = [x for x in run_well("build-store", *arguments).stdout.splitlines() if x.startswith("weights")]
     assert line.startswith("weights         encodec pretrained; MISSING: speechtokenizer: download")
     assert "--st-ckpt SpeechTokenizer.pt" in line
+
+
+def test_skipped_utterances_to_retry(options, corpus, tmp_path):
+    own = tmp_path / "own"
+    shutil.copytree(corpus.librispeech_root.parent, own)
+    textgrid = next((own / corpus.alignments_root.name).rglob("*.TextGrid"))
+    textgrid.write_text("no grid")
+    roots = {
+        "librispeech_root": own / corpus.librispeech_root.name,
+        "alignments_root": own / corpus.alignments_root.name,
+    }
+    build_store(plan_build(options(**roots)))
+    assert "nothing to do" in outlook(options(**roots))
+    retried = outlook(options(**roots, retry_skipped=True))["would retry"]
+    assert retried.startswith("1 skipped utterance of ")
+    assert f"({textgrid.stem}, ...)" in retried
