@@ -632,6 +632,7 @@ def _build(quiet: bool, **arguments: Any) -> str:
     from featstore.build import build_store
     from featstore.plan import BuildOptions, evaluation_note, plan_build, result_text
     from featstore.progress import ProgressBar
+    from featstore.safe_text import printable
 
     plan = plan_build(BuildOptions(**arguments))
     note = evaluation_note(plan)
@@ -640,7 +641,7 @@ def _build(quiet: bool, **arguments: Any) -> str:
     with ProgressBar("utt", quiet) as bar:
         result = build_store(plan, bar)
     for name, reason in result.skipped.items():
-        _note(f"skipped {name}: {reason}")
+        _note(printable(f"skipped {name}: {reason}"))
     _note(result_text(plan, result))
     return _store_text(result.path) if result.path else str(result.shard_path)
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from featstore.safe_text import printable
 from featstore.sizes import in_bytes
 from featstore.store import Store
 from featstore.wording import counted
@@ -46,6 +47,8 @@ def describe(store: Store) -> dict[str, Any]:
         "n_speakers": len(store.strings("vocab/speakers")),
         "n_phonemes": len(store.strings("vocab/phonemes")),
         "bytes": store.path.stat().st_size,
+        "parts": [part.path for part in store.parts],
+        "absent_parts": store.absent_parts,
         "codecs": codecs,
     }
 
@@ -78,10 +81,13 @@ def describe_text(store: Store) -> str:
             f"{codec['layout']}{' with latents' if codec['has_latents'] else ''}, {in_bytes(codec['bytes'])}, "
             f"{weights_text(name, codec['weights'])}"
         )
+    if found["parts"]:
+        absent = f", of which {len(found['absent_parts'])} are not there" if found["absent_parts"] else ""
+        lines.append(f"  virtual         over {counted(len(found['parts']), 'part')}{absent}: {found['parts'][0]}, ...")
     if found["n_skipped"]:
         lines.append(f"  skipped         {counted(found['n_skipped'], 'utterance')}:")
         shown = list(found["skipped"].items())[:10]
         lines += [f"    {name}: {reason}" for name, reason in shown]
         if found["n_skipped"] > len(shown):
             lines.append(f"    ... and {found['n_skipped'] - len(shown)} more, listed by --json")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))  # a store may come from anyone, and a terminal obeys escape sequences

@@ -117,5 +117,9 @@ def open_guarded(guarded: GuardedFile, mode: str, **options: Any) -> Any:
         What writing the first bytes raised.
     """
     file = h5py.File(guarded, mode, **options)
-    guarded.check()
+    try:
+        guarded.check()
+    except BaseException:
+        file.close()
+        raise
     return file

@@ -1,6 +1,7 @@
 """How large a build will be, before it starts."""
 
 import heapq
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,7 +145,7 @@ def _duration_s(path: Path) -> float | None:
     import soundfile
 
     try:
-        info = soundfile.info(str(path))
+        info = soundfile.info(os.fsencode(path))
     except (soundfile.SoundFileError, RuntimeError, OSError):
         return None
     return float(info.frames / info.samplerate) if info.samplerate else None

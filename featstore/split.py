@@ -9,16 +9,19 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from featstore.atomic import write_text_once
 from featstore.corpora.base import Utterance
 from featstore.errors import CorpusError
+from featstore.json_file import NotJsonError, read_json_object
+from featstore.safe_text import printable, shown
 from featstore.wording import counted
-from schemas.errors import SchemaError
 from schemas.store import EVAL, TRAIN
 from schemas.versions import check_version
 
 SPLIT_FORMAT_VERSION = "1.0"
+MAX_FILE_BYTES = 64 * 2**20  # all of LibriSpeech, 292,367 utterances, takes 7 MB
 WAY_OUT = "use --force-resplit to make it anew, or another output folder to keep it"
 _NAMES = {TRAIN: "train", EVAL: "eval"}
 
@@ -91,26 +94,60 @@ def read_split(
     CorpusError
         When the file is no split, or seed, eval_frac or the set of ids differ; the message says how to go on.
     """
+    where = printable(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        check_version(content["format_version"], SPLIT_FORMAT_VERSION, f"{path}: format_version")
-        found = {str(id_): value for value, name in _NAMES.items() for id_ in content[name]}
-        settings = {"seed": content["seed"], "eval_frac": content["eval_frac"]}
-    except SchemaError:
-        raise
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
-        raise CorpusError(f"{path}: expected a split of train and eval ids, found something else; {way_out}") from error
+        content = read_json_object(path, MAX_FILE_BYTES)
+    except NotJsonError as error:
+        raise CorpusError(f"{where}: expected a split of train and eval ids, found {error}; {way_out}") from error
+    _check_version(content, where)
+    problem = _find_problem(content)
+    if problem is not None:
+        raise CorpusError(f"{where}: expected a split of train and eval ids, found {problem}; {way_out}")
+    found = {id_: value for value, name in _NAMES.items() for id_ in content[name]}
     for name, asked in {"seed": seed, "eval_frac": eval_frac}.items():
-        if settings[name] != asked:
-            raise CorpusError(f"{path}: was made with {name} {settings[name]}, asked is {asked}; {way_out}")
+        if content[name] != asked:
+            raise CorpusError(f"{where}: was made with {name} {shown(content[name])}, asked is {asked}; {way_out}")
     ids = {utterance.id for utterance in utterances}
     if found.keys() != ids:
         news, gone = len(ids - found.keys()), len(found.keys() - ids)
         raise CorpusError(
-            f"{path}: the corpus has changed since ({counted(news, 'utterance')} new, {gone} gone of "
+            f"{where}: the corpus has changed since ({counted(news, 'utterance')} new, {gone} gone of "
             f"{len(found)}); {way_out}"
         )
     return dict(sorted(found.items()))
+
+
+def _check_version(content: dict[str, Any], where: str) -> None:
+    """Refuse another major version before anything else: what it holds may mean something else."""
+    if _has_version(content):
+        check_version(content["format_version"], SPLIT_FORMAT_VERSION, f"{where}: format_version")
+
+
+def _has_version(content: dict[str, Any]) -> bool:
+    version = content.get("format_version")
+    return isinstance(version, str) and len(version) <= 20  # it stands in the message
+
+
+def _find_problem(content: dict[str, Any]) -> str | None:
+    """Say what keeps the content of a split file from being one, in words that follow "found"."""
+    if not _has_version(content):
+        return "no format_version"
+    missing = [name for name in ("seed", "eval_frac", *_NAMES.values()) if name not in content]
+    if missing:
+        return f"one without {', '.join(missing)}"
+    if type(content["seed"]) is not int or type(content["eval_frac"]) not in (int, float):
+        return f"seed {shown(content['seed'])} and eval_frac {shown(content['eval_frac'])}, which are no numbers"
+    ids: list[Any] = []
+    for name in _NAMES.values():
+        if not isinstance(content[name], list):
+            return f"{name} that is no list"
+        ids += content[name]
+    strange = next((id_ for id_ in ids if not isinstance(id_, str)), None)
+    if strange is not None or None in ids:
+        return f"the id {shown(strange)}, which is no text"
+    if len(set(ids)) < len(ids):
+        return "an id that stands there twice"
+    return None
 
 
 def _by_speaker(utterances: Iterable[Utterance]) -> dict[str, list[str]]:

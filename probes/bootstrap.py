@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.atomic import write_once
+from featstore.npz_file import read_npz
 from probes.errors import ProbeFileError
 from probes.files import output_errors
 from probes.resamples import BootstrapUnit, Resamples
-from probes.saved_arrays import read_arrays
 from probes.unit_tables import ClassTables, PitchTables
 from schemas.record import Record
 
@@ -193,7 +193,7 @@ def read_resampled(path: Path) -> Resampled:
         When the file is absent, damaged, or no such file.
     """
     try:
-        return _resampled(read_arrays(path.read_bytes()))
+        return _resampled(read_npz(path.read_bytes()))
     except (OSError, ValueError) as error:
         raise ProbeFileError(
             f"{path}: expected resampled scores, found {error}; remove its probe's line in records.jsonl and probe "

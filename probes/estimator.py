@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.atomic import write_once
+from featstore.npz_file import read_npz
+from featstore.safe_text import shown
 from probes.errors import ProbeFileError
 from probes.objective import softmax
-from probes.saved_arrays import read_arrays
 
 Array = NDArray[np.float64]
 
@@ -114,7 +115,7 @@ def read_probe(path: Path | str) -> FittedProbe:
     """
     _, description = _pair(path)
     header = _read_header(description)
-    npz = description.with_name(Path(header["arrays"]).name)
+    npz = description.with_name(header["arrays"])
     arrays = _read_arrays(npz, header["arrays_sha256"])
     missing = [name for name in _ARRAYS if name not in arrays]
     if missing:
@@ -193,7 +194,7 @@ def _read_header(path: Path) -> dict[str, Any]:
         header: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ProbeFileError(f"{path}: no such probe; fit it with the probe command") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ProbeFileError(f"{path}: cannot be read as JSON ({error}); fit the probe again") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ProbeFileError(f"{path}: not a saved probe (expected format {FORMAT!r})")
@@ -203,6 +204,13 @@ def _read_header(path: Path) -> dict[str, Any]:
     missing = [name for name in ("kind", "arrays", "arrays_sha256", "metadata") if name not in header]
     if missing:
         raise ProbeFileError(f"{path}: lacks {', '.join(missing)}; fit the probe again")
+    name = header["arrays"]
+    if not isinstance(name, str) or Path(name).name != name or name in ("", "..") or "\0" in name:
+        raise ProbeFileError(
+            f"{path}: expected arrays to be a file beside it, found {shown(name)}; fit the probe again"
+        )
+    if not isinstance(header["metadata"], dict):
+        raise ProbeFileError(f"{path}: expected metadata to be an object; fit the probe again")
     return header
 
 
@@ -214,7 +222,7 @@ def _read_arrays(path: Path, sha256: str) -> dict[str, NDArray[Any]]:
     if hashlib.sha256(data).hexdigest() != sha256:
         raise ProbeFileError(f"{path}: its SHA-256 is not the one its JSON file names; fit the probe again")
     try:
-        return read_arrays(data)
+        return read_npz(data)
     except ValueError as error:
         raise ProbeFileError(f"{path}: expected a probe's arrays, found {error}; fit the probe again") from error
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from featstore.atomic import write_once
+from probes.figure_text import figure_text
 from probes.files import output_errors
 from probes.interval_bars import draw_intervals
 from probes.legend import LINE_STYLES, ROW_HEIGHT_IN, UNCONVERGED, add_legend
@@ -126,7 +127,7 @@ def draw_task(series: Sequence[Series], task: str) -> "Figure":
     _set_layer_axis(axes[-1], shown, task)
     note = untrained_note(shown)
     if note is not None:
-        axes[0].set_title(textwrap.fill(note, 56), fontsize=7.5, color=WARNING_COLOUR)
+        axes[0].set_title(figure_text(textwrap.fill(note, 56)), fontsize=7.5, color=WARNING_COLOUR)
     figure.align_ylabels(axes)
     n_rows = add_legend(figure, axes, shown, _settings_note([r for s in shown for r in s.of_task(task)]))
     figure.set_figheight(HEIGHT_IN + ROW_HEIGHT_IN * max(0, n_rows - N_LEGEND_ROWS))
@@ -148,7 +149,7 @@ def _has_score(record: Record, task: str) -> bool:
 def _say_why_empty(figure: "Figure", records: Sequence[Record]) -> None:
     reasons = list(not_applicable_reasons(records)) or ["every probe ended without a finite score"]
     text = "\n".join(textwrap.fill(reason, 50) for reason in ["No scores to draw:", *reasons])
-    figure.text(0.5, 0.5, text, ha="center", va="center", wrap=True)
+    figure.text(0.5, 0.5, figure_text(text), ha="center", va="center", wrap=True)
 
 
 def _draw_panel(axis: "Axes", panel: Panel, series: Sequence[Series], task: str) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from probes.figure_text import figure_text
 from probes.interval_bars import INTERVAL, interval_key
 from probes.reference_lines import REFERENCE_COLOUR, REFERENCE_STYLES
 from probes.representation import REPRESENTATIONS
@@ -65,7 +66,7 @@ def add_legend(figure: "Figure", axes: Iterable["Axes"], series: Sequence[Series
     if note is not None:
         keys[note] = Line2D([], [], linestyle="none")
     look: dict[str, Any] = {"frameon": False, "fontsize": 7, "handlelength": 2.6, "labelspacing": 0.3}
-    figure.legend(list(keys.values()), list(keys), loc="outside lower center", **look)
+    figure.legend(list(keys.values()), [figure_text(name) for name in keys], loc="outside lower center", **look)
     return sum(1 + name.count("\n") for name in keys)
 
 

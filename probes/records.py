@@ -156,7 +156,8 @@ def _plain_value(value: Any) -> Any:
 
 
 def _json_line(record: Record) -> bytes:
-    return (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
+    # What stands for bytes that were no UTF-8 cannot be encoded; backslashreplace makes of it what JSON escapes it to.
+    return (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace")
 
 
 def _csv_text(records: list[Record], header: bool = False) -> bytes:
@@ -169,7 +170,7 @@ def _csv_text(records: list[Record], header: bool = False) -> bytes:
         writer.writerow(
             {name: json.dumps(value) if isinstance(value, dict) else value for name, value in record.items()}
         )
-    return text.getvalue().encode("utf-8")
+    return text.getvalue().encode("utf-8", "backslashreplace")
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -189,7 +190,7 @@ def _parse(content: bytes, path: Path) -> list[Record]:
 def _parse_line(line: bytes, where: str) -> Record:
     try:
         record = json.loads(line)
-    except ValueError as error:  # covers bytes that are not UTF-8
+    except (ValueError, RecursionError) as error:  # covers bytes that are not UTF-8
         raise SchemaError(f"{where}: not JSON ({error}); remove that line, and rerun to repeat its probe") from error
     if not isinstance(record, dict):
         raise SchemaError(

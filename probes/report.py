@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from featstore.atomic import write_text_once
+from featstore.safe_text import printable
 from featstore.wording import counted
 from probes.comparisons import COMPARISONS_NAME
 from probes.files import output_errors
@@ -99,9 +100,10 @@ def _markdown_row(head: str, cells: Iterable[str]) -> str:
 
 def _escape(text: str) -> str:
     """Keep text from other hands (codec names, reasons) out of the Markdown syntax."""
-    for sign in "\\|*<":
+    text = printable(" ".join(text.split()))
+    for sign in ("\\", "|", "*", "<", "`", "$", "]("):
         text = text.replace(sign, f"\\{sign}")
-    return " ".join(text.split())
+    return text
 
 
 def write_report(records: Sequence[Record], folder: Path) -> Path:

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from featstore.safe_text import printable
 from probes.representation import REPRESENTATIONS
 from schemas.record import Record
 
@@ -66,7 +67,14 @@ def codec_title(codec: str, weights: str) -> str:
     if codec == BASELINE_CODEC:
         return f"{codec} (log-mel baseline)"
     kind = {"untrained": "untrained control", "checkpoint": "own checkpoint"}.get(weights, weights)
-    return f"{CODEC_TITLES.get(codec, codec)} ({kind})"
+    return f"{_codec_name(codec)} ({kind})"
+
+
+def _codec_name(codec: str) -> str:
+    """Return a codec's name for people; names in a results folder from elsewhere may be any text."""
+    name = printable(codec, 64)
+    # Matplotlib leaves what begins with an underscore out of its legends.
+    return CODEC_TITLES.get(codec, f"codec {name}" if name.startswith("_") else name)
 
 
 def latest_records(records: Iterable[Record]) -> list[Record]:
@@ -91,7 +99,7 @@ def _series_order(key: tuple[str, str, str]) -> tuple[int, str, int, str]:
 
 def untrained_note(series: Sequence[Series]) -> str | None:
     """Return the warning that belongs on everything that shows untrained codecs; None where there is none."""
-    names = list(dict.fromkeys(CODEC_TITLES.get(s.codec, s.codec) for s in series if s.is_untrained_control))
+    names = list(dict.fromkeys(_codec_name(s.codec) for s in series if s.is_untrained_control))
     if not names:
         return None
     return f"untrained weights: control, not the codec's result ({', '.join(names)})"
@@ -130,7 +138,7 @@ def mixed_settings(records: Iterable[Record]) -> dict[str, list[str]]:
 
 
 def _setting_text(name: str, value: object) -> str:
-    text = ("all" if name == "max_train_frames" else "default") if value is None else str(value)
+    text = ("all" if name == "max_train_frames" else "default") if value is None else printable(value)
     return text if len(text) <= 24 else f"{text[:12]}..."
 
 

@@ -105,9 +105,9 @@ class Spooled:
         return LayerTables(phoneme, speaker, self._sum(_table_name("pitch", layer), np.float64))
 
     def _sum(self, name: str, dtype: type) -> NDArray[Any]:
-        total: NDArray[Any] = np.load(self._folders[0] / name).astype(dtype)
+        total: NDArray[Any] = np.load(self._folders[0] / name, allow_pickle=False).astype(dtype)
         for folder in self._folders[1:]:
-            total += np.load(folder / name)
+            total += np.load(folder / name, allow_pickle=False)
         return total
 
     def _read(self, name: str, dtype: str) -> NDArray[Any]:

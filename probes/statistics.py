@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.atomic import write_once
+from featstore.npz_file import read_npz
 from probes.errors import ProbeError
 from probes.files import output_errors
-from probes.saved_arrays import read_arrays
 
 FORMAT = "rvqprobe-statistics"
 FORMAT_VERSION = "1.0"
@@ -127,7 +127,7 @@ class Statistics:
             When the file is missing, damaged, of another format or version, or its tables do not fit its names.
         """
         try:
-            arrays = read_arrays(Path(path).read_bytes())
+            arrays = read_npz(Path(path).read_bytes())
             about = _about(arrays)
             layers, phonemes, speakers = (tuple(about[name]) for name in ("layers", "phonemes", "speakers"))
             found = cls(about["codec"], layers, phonemes, speakers, about["codebooks_sha256"], *_tables(arrays))

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from featstore.safe_text import printable
 from featstore.wording import counted
 from probes.representation import place_text
 from probes.selection import TASKS, Series, layer_ranges, not_applicable_reasons, place_order
@@ -58,7 +59,7 @@ def block_of(series: Series, with_intervals: bool = False) -> Block:
             for layer in layers
         ),
         references=_references(series),
-        notes=tuple(_notes(series.records)),
+        notes=tuple(printable(" ".join(note.split())) for note in _notes(series.records)),
     )
 
 
@@ -66,7 +67,7 @@ def _caption(records: Iterable[Record]) -> str:
     records = list(records)
     rate, dim = (_agreed(records, name, 0) for name in ("frame_rate_hz", "dim"))
     each = " a layer" if records[0]["representation"] == "concat" else ""
-    weights = records[0]["weights_sha256"][:12] or "without a hash"
+    weights = printable(records[0]["weights_sha256"][:12]) or "without a hash"
     return f"{rate} frames/s, {dim} dimensions{each}, weights {weights}"
 
 

@@ -1,6 +1,5 @@
 """Fixtures shared by all tests."""
 
-import atexit
 import os
 import shutil
 import tempfile
@@ -11,14 +10,17 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # What tests check and remember is nobody else's, and gone with them.
-_CACHE = tempfile.mkdtemp(prefix="rvqprobe-tests-")
-os.environ["RVQPROBE_CACHE_DIR"] = _CACHE
-atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
+os.environ["RVQPROBE_CACHE_DIR"] = tempfile.mkdtemp(prefix="rvqprobe-tests-")
 
 import pytest
 
 from tests.support import command_line, paths, tiny_codec
 from tests.support.corpus import make_tiny_corpus
+
+
+def pytest_sessionfinish():
+    """Remove what was remembered of stores that are gone."""
+    shutil.rmtree(os.environ["RVQPROBE_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture

@@ -21,8 +21,10 @@ from featstore.codecs.registry import codec_family, codec_names
 from featstore.codecs.weights import sha256_of
 from featstore.corpora.base import Utterance
 from featstore.errors import FeatstoreError, UnknownNameError, UtteranceError, WeightsError
+from featstore.json_file import NotJsonError, read_json_object
 
 LOG = logging.getLogger(__name__)
+MAX_NOTE_BYTES = 2**16
 # The options that name a codec's files (weights, configuration); any codec takes --weights NAME=FILE besides.
 _FILE_OPTIONS = {"encodec": ("--encodec-ckpt", ""), "speechtokenizer": ("--st-ckpt", "--st-config")}
 SAMPLE_S = 400.0  # enough for the k-means samples of all built-in codecs
@@ -171,16 +173,24 @@ def _untrained(family: CodecFamily, utterances: Sequence[Utterance], seed: int, 
 
 
 def _kept(note: Path, recipe: str, folder: Path) -> Checkpoint | None:
+    """Return the weights that an earlier run noted; None where they are absent, damaged or others: made anew then."""
     try:
-        content = json.loads(note.read_text(encoding="utf-8"))
-        files = {folder / Path(name).name: sha256 for name, sha256 in content["files"].items()}
-        if content["recipe_sha256"] != recipe or any(sha256_of(path) != sha256 for path, sha256 in files.items()):
+        content = read_json_object(note, MAX_NOTE_BYTES)
+    except NotJsonError:
+        return None
+    files = content.get("files")
+    if content.get("recipe_sha256") != recipe or not isinstance(files, dict) or len(files) not in (1, 2):
+        return None
+    # The note is data: a name that is more than a name could lead anywhere.
+    if any(Path(name).name != name or "\0" in name for name in files):
+        return None
+    try:
+        if any(sha256_of(folder / name) != sha256 for name, sha256 in files.items()):
             return None
-    except (OSError, ValueError, KeyError, AttributeError):
-        return None  # absent or damaged: made anew
-    path, config_path = (*files, None)[:2]
-    assert path is not None
-    return Checkpoint(path, "untrained", config_path)
+    except WeightsError:
+        return None
+    path, *config_path = (folder / name for name in files)
+    return Checkpoint(path, "untrained", *config_path)
 
 
 def _sample(family: CodecFamily, utterances: Sequence[Utterance], seed: int) -> list[NDArray[np.float32]]:
@@ -191,9 +201,9 @@ def _sample(family: CodecFamily, utterances: Sequence[Utterance], seed: int) -> 
     ):
         try:
             audio = read_audio(utterance.audio_path)
+            sample.append(resample(audio.samples, audio.sample_rate_hz, family.sample_rate_hz))
         except UtteranceError:
             continue  # listed with its reason when its own shard is built
-        sample.append(resample(audio.samples, audio.sample_rate_hz, family.sample_rate_hz))
         total_s += len(audio.samples) / audio.sample_rate_hz
         if total_s >= SAMPLE_S:
             break

@@ -5,9 +5,10 @@ What would a vector quantiser of the spectrogram know? 80 log-mel bands at 16 kH
 """
 
 import dataclasses
-import zipfile
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +20,15 @@ from featstore.codecs.kmeans import quantise, residual_kmeans
 from featstore.codecs.logmel import MelSettings, log_mel
 from featstore.codecs.signal import crops_to_fit, require_mono
 from featstore.errors import WeightsError
+from featstore.npz_file import read_npz
+from featstore.patient_read import UnreadableFileError, read_patiently
+from featstore.safe_text import printable
 
 NAME = "melrvq"
 N_LAYERS = 8
 N_CODEWORDS = 1024
 N_FIT_FRAMES = 32_768  # at most; 32 a codeword, 11 min of speech, a few seconds' work
+MAX_BYTES = 2**26  # of the checkpoint, unpacked; the usual one has 2.6 MB
 _SETTINGS = MelSettings()
 
 
@@ -61,26 +66,58 @@ def load(checkpoint: Checkpoint, device: str) -> MelRvq:
     WeightsError
         When the file is missing, damaged or holds something else.
     """
-    path = checkpoint.path
+    path, where = checkpoint.path, printable(checkpoint.path)
     sha256 = weights.sha256_of(path)
-    fields = {field.name: type(getattr(_SETTINGS, field.name)) for field in dataclasses.fields(MelSettings)}
-    if not zipfile.is_zipfile(path):
-        raise WeightsError(f"{path}: expected a {NAME} checkpoint (.npz), found a file of another kind; make it again")
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            codebooks = stored["codebooks"]
-            settings = MelSettings(**{name: kind(stored[name].item()) for name, kind in fields.items()})
-    except (OSError, ValueError, TypeError, KeyError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        stored = read_npz(read_patiently(path, MAX_BYTES), MAX_BYTES)
+        settings = _settings(stored)
+        codebooks = stored["codebooks"]
+    except (ValueError, TypeError, KeyError, UnreadableFileError) as error:
+        found = f"no {error.args[0]}" if isinstance(error, KeyError) else printable(error, 300)
         raise WeightsError(
-            f"{path}: expected a {NAME} checkpoint (.npz with codebooks and mel settings), found "
-            f"{weights.first_line(error)}; make it again"
+            f"{where}: expected a {NAME} checkpoint (.npz with codebooks and mel settings), found {found}; "
+            "make it again"
         ) from error
     if codebooks.ndim != 3 or codebooks.dtype != np.float32 or codebooks.shape[2] != settings.n_bands:
         raise WeightsError(
-            f"{path}: expected float32 codebooks of shape (n_layers, n_codewords, {settings.n_bands}), found "
+            f"{where}: expected float32 codebooks of shape (n_layers, n_codewords, {settings.n_bands}), found "
             f"{codebooks.dtype} {codebooks.shape}; make it again"
         )
+    if not 1 <= len(codebooks) <= 64 or not 1 <= codebooks.shape[1] <= 65_536:  # codes are uint16
+        raise WeightsError(
+            f"{where}: expected 1 to 64 layers of 1 to 65536 codewords, found {codebooks.shape}; make it again"
+        )
+    if not np.isfinite(codebooks).all():
+        raise WeightsError(f"{where}: codebooks hold NaN or infinity; the file is damaged, make it again")
     return MelRvq(codebooks, settings, checkpoint.weights, sha256)
+
+
+def _settings(stored: Mapping[str, NDArray[Any]]) -> MelSettings:
+    """Return the settings of a checkpoint; raises KeyError, TypeError or ValueError, of what is absent or wrong."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(MelSettings):
+        kind, value = type(getattr(_SETTINGS, field.name)), stored[field.name]
+        if value.shape != () or value.dtype.kind not in ("iu" if kind is int else "iuf"):
+            raise TypeError(f"{field.name} of type {value.dtype} and shape {value.shape}")
+        values[field.name] = kind(value.item())
+    settings = MelSettings(**values)
+    wrong = next((text for text, holds in _bounds(settings).items() if not holds), None)
+    if wrong is not None:
+        raise ValueError(f"{settings}, where not {wrong}")
+    return settings
+
+
+def _bounds(s: MelSettings) -> dict[str, bool]:
+    """Return what holds for settings that mean something and that ten minutes of audio can be encoded with."""
+    return {
+        "1000 <= sample_rate_hz <= 48000": 1_000 <= s.sample_rate_hz <= 48_000,
+        "1 <= hop_samples <= sample_rate_hz": 1 <= s.hop_samples <= s.sample_rate_hz,
+        "1 <= window_samples <= fft_samples": 1 <= s.window_samples <= s.fft_samples,
+        "fft_samples <= 16 * hop_samples, 16384": s.fft_samples <= min(16 * s.hop_samples, 16_384),
+        "1 <= n_bands <= 1024": 1 <= s.n_bands <= 1024,
+        "0 <= lowest_hz < highest_hz <= sample_rate_hz / 2": 0 <= s.lowest_hz < s.highest_hz <= s.sample_rate_hz / 2,
+        "0 < power_floor": math.isfinite(s.power_floor) and bool(np.float32(s.power_floor) > 0),
+    }
 
 
 def make_untrained(audio: Sequence[NDArray[np.float32]], seed: int, folder: Path) -> Checkpoint:

@@ -18,6 +18,8 @@ from featstore.codecs import torch_support, weights
 from featstore.codecs.base import Checkpoint, CodecFamily, WeightsKind
 from featstore.codecs.signal import crops_to_fit, require_mono, require_n_frames
 from featstore.errors import WeightsError
+from featstore.json_file import NotJsonError, read_json_object
+from featstore.safe_text import printable, shown
 from featstore.torch_device import torch_device
 
 if TYPE_CHECKING:
@@ -43,6 +45,25 @@ RELEASED_CONFIG: dict[str, Any] = {
     "n_q": 8,
 }
 _ENTRIES_FROM_ZERO = ("lstm_layers", "n_residual_layers")  # every other whole number must be at least 1
+MAX_CONFIG_BYTES = 2**20
+# Several times the released model's numbers. A network is built before its weights are compared, so a
+# configuration alone must not be able to fill the memory.
+_HIGHEST = {
+    "n_filters": 1024,
+    "strides": 64,
+    "dimension": 16_384,
+    "semantic_dimension": 16_384,
+    "dilation_base": 16,
+    "residual_kernel_size": 63,
+    "n_residual_layers": 8,
+    "lstm_layers": 8,
+    "sample_rate": 48_000,
+    "codebook_size": 65_536,  # codes are uint16
+    "n_q": 64,
+}
+_MOST_STRIDES = 8
+_LONGEST_PADDING = 4096  # of the residual layers, whose dilation grows as a power
+MAX_PARAMETERS = 2**28  # 1 GiB; the released model has 120 million
 
 
 class SpeechTokenizer:
@@ -110,9 +131,9 @@ def load(checkpoint: Checkpoint, device: str) -> SpeechTokenizer:
     state = weights.read_state_dict(checkpoint.path)
     try:
         model = torch_support.build_seeded(lambda: _new_model(config), seed=0)
-    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
-        reason = weights.first_line(error)
-        raise WeightsError(f"{checkpoint.config_path}: describes no network that can be built ({reason})") from error
+    except Exception as error:  # the library checks nothing: whatever its layers raise
+        where, reason = printable(checkpoint.config_path), weights.first_line(error)
+        raise WeightsError(f"{where}: describes no network that can be built ({reason})") from error
     weights.fill_model(model, state, checkpoint.path)
     return SpeechTokenizer(model, config, target, checkpoint, sha256)
 
@@ -147,23 +168,62 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises
     ------
     WeightsError
-        When the file is missing, is no JSON object, or an entry is missing or of another kind.
+        When the file is missing, is no JSON object, an entry is missing, of another kind or out of range, or the
+        network would have more than `MAX_PARAMETERS` parameters.
     """
+    where = printable(path)
     try:
-        config = json.loads(path.read_bytes())
-    except OSError as error:
-        raise WeightsError(f"{path}: configuration cannot be read ({error.strerror}); check the path") from error
-    except ValueError as error:
-        raise WeightsError(f"{path}: expected {NAME}'s config.json, found no JSON ({error})") from error
-    if not isinstance(config, dict):
-        raise WeightsError(f"{path}: expected {NAME}'s config.json, found a JSON {type(config).__name__}")
+        config = read_json_object(path, MAX_CONFIG_BYTES)
+    except NotJsonError as error:
+        raise WeightsError(f"{where}: expected {NAME}'s config.json, found {error}; use the authors' file") from error
     missing = [name for name in RELEASED_CONFIG if name not in config]
     if missing:
-        raise WeightsError(f"{path}: expected {NAME}'s config.json, found one without {', '.join(missing)}")
+        raise WeightsError(f"{where}: expected {NAME}'s config.json, found one without {', '.join(missing)}")
     for name, released in RELEASED_CONFIG.items():
         if not _is_like(config[name], released, lowest=0 if name in _ENTRIES_FROM_ZERO else 1):
-            raise WeightsError(f"{path}: {name} is {config[name]!r}, expected something like {released!r}")
+            raise WeightsError(f"{where}: {name} is {shown(config[name])}, expected something like {released!r}")
+        highest = _HIGHEST.get(name)
+        if highest is not None and max(_numbers(config[name])) > highest:
+            raise WeightsError(f"{where}: {name} is {shown(config[name])}, expected at most {highest}")
+    problem = _too_large(config)
+    if problem is not None:
+        raise WeightsError(f"{where}: {problem}; use the authors' file")
     return config
+
+
+def _numbers(value: Any) -> list[int]:
+    return value if isinstance(value, list) else [value]
+
+
+def _too_large(config: dict[str, Any]) -> str | None:
+    """Say what is too large of a network whose numbers are each in range."""
+    if len(config["strides"]) > _MOST_STRIDES:
+        return f"strides has {len(config['strides'])} numbers, expected at most {_MOST_STRIDES}"
+    if hop_of(config) > config["sample_rate"]:
+        return f"the strides multiply to {hop_of(config)} samples, expected at most a second's {config['sample_rate']}"
+    dilation = config["dilation_base"] ** max(config["n_residual_layers"] - 1, 0)
+    if dilation * config["residual_kernel_size"] > _LONGEST_PADDING:
+        return f"the residual layers reach over {dilation * config['residual_kernel_size']} samples of their input"
+    n_parameters = n_parameters_of(config)
+    if n_parameters > MAX_PARAMETERS:
+        return f"describes a network of {n_parameters} parameters, expected at most {MAX_PARAMETERS}"
+    return None
+
+
+def n_parameters_of(config: dict[str, Any]) -> int:
+    """Return about how many numbers the network holds: its convolutions, LSTMs and codebooks, without biases."""
+    width, n_convolved = config["n_filters"], 0
+    for stride in reversed(config["strides"]):
+        n_residual = width * width // 2 * (config["residual_kernel_size"] + 1) + width * width
+        n_convolved += config["n_residual_layers"] * n_residual + 2 * width * width * 2 * stride
+        width *= 2
+    n_directions = 2 if config["bidirectional"] else 1
+    n_ends = 7 * width * n_directions * config["dimension"]
+    n_recurrent = config["lstm_layers"] * 8 * width * width
+    n_codebooks = 2 * config["n_q"] * config["codebook_size"] * config["dimension"]  # with their running means
+    n_encoder = n_convolved + n_ends + n_recurrent * n_directions * (1.5 if config["bidirectional"] else 1)
+    n_decoder = n_convolved + n_ends + n_recurrent
+    return int(n_encoder + n_decoder) + n_codebooks + config["dimension"] * config["semantic_dimension"]
 
 
 def hop_of(config: dict[str, Any]) -> int:

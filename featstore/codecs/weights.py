@@ -4,19 +4,25 @@ import hashlib
 import http.client
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from featstore.atomic import write_once
 from featstore.errors import WeightsError
+from featstore.patient_read import kind_of_special
+from featstore.safe_text import printable
+from featstore.zip_bounds import check_zip
 
 if TYPE_CHECKING:
     import torch
 
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_S = 30.0
-_TORCH_FILE_BEGINS = (b"PK\x03\x04", b"\x80")  # a ZIP archive; a pickle, as torch wrote before 1.6
+_ZIP_BEGINS, _OLD_BEGINS = b"PK\x03\x04", b"\x80"  # what torch.save writes, and what it wrote before 1.6
+MAX_BYTES = 4 * 2**30  # the largest codec here has 0.5 GiB
+_LONGEST_NAME_CHARS = 150
 _N_NAMED = 3  # differing parameters that an error names; a wrong model differs in hundreds
 
 
@@ -30,13 +36,34 @@ def sha256_of(*paths: Path) -> str:
     """
     digest = hashlib.sha256()
     for path in paths:
+        _check_size(path)
         try:
             with path.open("rb") as file:
                 for chunk in _chunks(file):
                     digest.update(chunk)
         except OSError as error:
-            raise WeightsError(f"{path}: weights file cannot be read ({error.strerror}); check the path") from error
+            raise _unreadable(path, error) from error
     return digest.hexdigest()
+
+
+def _check_size(path: Path) -> None:
+    """Refuse what would hang or never end, before it is opened."""
+    special = kind_of_special(path)
+    if special is not None:
+        raise WeightsError(f"{printable(path)}: expected a weights file, found {special}; check the path")
+    try:
+        n_bytes = path.stat().st_size
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    if n_bytes > MAX_BYTES:
+        raise WeightsError(
+            f"{printable(path)}: expected a weights file of at most {MAX_BYTES} bytes, found {n_bytes}; check the path"
+        )
+
+
+def _unreadable(path: Path, error: Exception) -> WeightsError:
+    reason = getattr(error, "strerror", None) or error
+    return WeightsError(f"{printable(path)}: weights file cannot be read ({reason}); check the path")
 
 
 def check_sha256(path: Path, expected: str) -> None:
@@ -89,12 +116,14 @@ def _download(url: str, path: Path) -> None:
 
     with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response, path.open("wb") as file:
         length = response.headers.get("Content-Length")
-        total = int(length) if length else None
+        total = int(length) if length and length.isascii() and length.isdigit() else None
         # disable=None: no bar where stderr is no terminal
         with tqdm(desc=path.name, total=total, unit="B", unit_scale=True, disable=None) as bar:
             for chunk in _chunks(response):
                 file.write(chunk)
                 bar.update(len(chunk))
+                if file.tell() > MAX_BYTES:
+                    raise OSError(f"no end after {MAX_BYTES} bytes")
 
 
 def _chunks(file: IO[bytes]) -> Iterator[bytes]:
@@ -110,44 +139,64 @@ def read_state_dict(path: Path) -> dict[str, "torch.Tensor"]:
     WeightsError
         When the file is missing, damaged, holds more than tensors, or is no mapping of names to tensors.
     """
-    import pickle
-
     import torch
 
     expected = "expected a PyTorch state dict of plain tensors (loaded with weights_only=True)"
     _check_is_torch_file(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise WeightsError(
-            f"{path}: weights file cannot be read ({error.strerror or error}); check the path"
-        ) from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
-        raise WeightsError(f"{path}: {expected}, found {first_line(error)}; use the authors' file") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old torch names in the file, of which a user can change nothing
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch's reader raises whatever a damaged file makes it stumble over
+        if isinstance(error, OSError) and error.errno is not None:
+            raise _unreadable(path, error) from error
+        found = first_line(error).split(". ")[0]  # torch goes on with how to load it all the same, without the guard
+        raise WeightsError(f"{printable(path)}: {expected}, found {found}; use the authors' file") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise WeightsError(f"{path}: {expected}, found {_content(state)}; save model.state_dict() alone")
+        raise WeightsError(f"{printable(path)}: {expected}, found {_content(state)}; save model.state_dict() alone")
+    odd = next((name for name, value in state.items() if not _is_plain(name, value)), None)
+    if odd is not None:
+        named = printable(odd, _LONGEST_NAME_CHARS)
+        raise WeightsError(f"{printable(path)}: {expected}, found {named}, which is none; use the authors' file")
     return dict(state)
+
+
+def _is_plain(name: object, tensor: "torch.Tensor") -> bool:
+    """Tell a named tensor of numbers in memory from sparse, quantised and empty-shelled ones, which no codec has."""
+    import torch
+
+    is_dense = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    return isinstance(name, str) and is_dense and not (tensor.is_quantized or tensor.is_complex())
 
 
 def _check_is_torch_file(path: Path) -> None:
     """Refuse what no version of ``torch.save`` writes: torch's own errors on a text file say nothing of it."""
+    _check_size(path)
     try:
         with path.open("rb") as file:
             begin = file.read(16)
     except OSError as error:
-        raise WeightsError(f"{path}: weights file cannot be read ({error.strerror}); check the path") from error
-    if not begin.startswith(_TORCH_FILE_BEGINS):
+        raise _unreadable(path, error) from error
+    if not begin.startswith((_ZIP_BEGINS, _OLD_BEGINS)):
         found = f"a file that begins with {begin!r}" if begin else "an empty file"
-        raise WeightsError(f"{path}: is no PyTorch checkpoint but {found}; use the authors' file")
+        raise WeightsError(f"{printable(path)}: is no PyTorch checkpoint but {found}; use the authors' file")
+    if begin.startswith(_ZIP_BEGINS):
+        try:
+            check_zip(path, MAX_BYTES)
+        except ValueError as error:
+            found = printable(error, 300)
+            raise WeightsError(
+                f"{printable(path)}: expected a PyTorch checkpoint, found {found}; use the authors' file"
+            ) from error
 
 
 def fill_model(model: "torch.nn.Module", state: Mapping[str, "torch.Tensor"], path: Path) -> None:
-    """Copy `state` into `model`; names and shapes must be exactly the model's.
+    """Copy `state` into `model`; names and shapes must be exactly the model's, and every number finite.
 
     Raises
     ------
     WeightsError
-        Naming the first few parameters that differ; the model is then unchanged.
+        Naming the first few parameters that differ, or one that is not finite; the model is then unchanged.
     """
     wanted = model.state_dict()
     problems = [f"no {name}" for name in wanted if name not in state]
@@ -158,12 +207,22 @@ def fill_model(model: "torch.nn.Module", state: Mapping[str, "torch.Tensor"], pa
         if name in state and state[name].shape != tensor.shape
     ]
     if problems:
-        named = ", ".join(problems[:_N_NAMED]) + (", ..." if len(problems) > _N_NAMED else "")
+        first = [printable(problem, _LONGEST_NAME_CHARS) for problem in problems[:_N_NAMED]]
+        named = ", ".join(first) + (", ..." if len(problems) > _N_NAMED else "")
         raise WeightsError(
-            f"{path}: weights of another model: {len(problems)} of {len(wanted)} parameters differ: {named}; "
-            "check that file and codec belong together"
+            f"{printable(path)}: weights of another model: {len(problems)} of {len(wanted)} parameters differ: "
+            f"{named}; check that file and codec belong together"
         )
-    model.load_state_dict(dict(state))
+    # Codes of a network with NaN inside would look like codes.
+    broken = next((name for name, tensor in state.items() if not tensor.isfinite().all()), None)
+    if broken is not None:
+        raise WeightsError(
+            f"{printable(path)}: {broken} holds NaN or infinity; the file is damaged, use the authors' file"
+        )
+    try:
+        model.load_state_dict(dict(state))
+    except Exception as error:  # a type of number that cannot be copied
+        raise WeightsError(f"{printable(path)}: weights of another model ({first_line(error)})") from error
 
 
 def save_state_dict(state: Mapping[str, "torch.Tensor"], path: Path) -> None:
@@ -180,10 +239,11 @@ def save_state_dict(state: Mapping[str, "torch.Tensor"], path: Path) -> None:
 def first_line(error: BaseException) -> str:
     """Return an error's type and the first line of its message; torch's run to many."""
     text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0][:200]}" if text else type(error).__name__
+    return f"{type(error).__name__}: {printable(text.splitlines()[0], 200)}" if text else type(error).__name__
 
 
 def _content(value: Any) -> str:
     if isinstance(value, Mapping):
-        return f"a mapping with the entries {', '.join(str(key) for key in list(value)[:_N_NAMED])}"
+        first = ", ".join(printable(key, _LONGEST_NAME_CHARS) for key in list(value)[:_N_NAMED])
+        return f"a mapping with the entries {first}"
     return f"a {type(value).__name__}"

@@ -30,7 +30,9 @@ from featstore.corpora.synthetic_speech import N_CHAPTERS, SYNTHESIS_VERSION, Sy
 from featstore.corpora.synthetic_textgrid import format_textgrid
 from featstore.corpora.synthetic_voice import SAMPLE_RATE_HZ, draw_speaker
 from featstore.errors import CorpusError
+from featstore.json_file import NotJsonError, read_json_object
 
+_NOTE_BYTES = 1 << 16
 COMPLETE_NAME = "corpus.json"
 UNFINISHED_NAME = "corpus.unfinished.json"
 """Holds the arguments until the corpus is complete; an interrupted run is recognised by it and taken up again."""
@@ -164,13 +166,13 @@ def _is_finished(out: Path, arguments: dict[str, Any]) -> bool:
 
 def _check_same(path: Path, arguments: dict[str, Any]) -> None:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["arguments"]
+        found = read_json_object(path, _NOTE_BYTES)["arguments"]
         differing = [
             f"{name} {found.get(name)!r} (now {value!r})"
             for name, value in arguments.items()
             if found.get(name) != value
         ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (NotJsonError, KeyError, TypeError, AttributeError) as error:
         raise CorpusError(
             f"{path}: expected a synthetic corpus's arguments, found something else; choose another place"
         ) from error

@@ -13,10 +13,13 @@ File format: https://www.fon.hum.uva.nl/praat/manual/TextGrid_file_formats.html
 
 import codecs
 import math
+import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
 from featstore.errors import UtteranceError
+from featstore.patient_read import UnreadableFileError, read_patiently, with_patience
+from featstore.safe_text import printable
 
 MAX_FILE_BYTES = 16 * 2**20
 MAX_INTERVALS = 1_000_000
@@ -78,21 +81,22 @@ def read_interval_tier(path: Path, tier: str) -> tuple[list[TimedLabel], float]:
     longest = max(len(i.label) for i in intervals)
     if longest > MAX_LABEL_CHARS:
         raise _refusal(path, f"a label of tier {tier!r} has {longest} characters, at most {MAX_LABEL_CHARS} are read")
+    garbled = next((i.label for i in intervals if any(unicodedata.category(char) == "Cc" for char in i.label)), None)
+    if garbled is not None:
+        raise _refusal(path, f"a label of tier {tier!r} holds control characters: {garbled!r}")
     return intervals, float(grid.maxTime)
 
 
 def _refusal(path: Path, problem: str) -> UtteranceError:
-    return UtteranceError(f"{path}: {problem}; repair or replace this TextGrid (Praat opens and checks it)")
+    where, what = printable(path), printable(problem, 300)
+    return UtteranceError(f"{where}: {what}; repair or replace this TextGrid (Praat opens and checks it)")
 
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        with path.open("rb") as source:
-            content = source.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise UtteranceError(f"{path}: cannot read the TextGrid: {error.strerror or error}") from error
-    if len(content) > MAX_FILE_BYTES:
-        raise _refusal(path, f"larger than {MAX_FILE_BYTES // 2**20} MiB, which no alignment of an utterance needs")
+        content = read_patiently(path, MAX_FILE_BYTES)
+    except UnreadableFileError as error:
+        raise UtteranceError(f"{printable(path)}: cannot read the TextGrid: {error}; check the file") from error
     if not content.strip():
         raise _refusal(path, "the file is empty")
     return content
@@ -191,9 +195,13 @@ def _number(word: str) -> float | None:
 def _parse(path: Path, encoding: str):  # type: ignore[no-untyped-def]  # the package has no types
     import textgrid
 
-    grid = textgrid.TextGrid()
-    try:
+    def read():  # type: ignore[no-untyped-def]
+        grid = textgrid.TextGrid()
         grid.read(str(path), round_digits=_ROUND_DIGITS, encoding=encoding)
+        return grid
+
+    try:
+        grid = with_patience(read)
     except Exception as error:
         what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise _refusal(path, f"not a whole TextGrid in text form ({what.splitlines()[0]})") from error

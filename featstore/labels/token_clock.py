@@ -57,4 +57,5 @@ def windows_at(samples: NDArray[np.float32], centres: NDArray[np.int64], half_sa
     at = max(-start, 0)
     stretch[at : at + len(inside)] = inside
     windows = np.lib.stride_tricks.sliding_window_view(stretch, 2 * half_samples + 1)
-    return windows.take(centres - centres[0], axis=0)
+    # Not `take`, which would first copy every window of the view: 0.4 GB at 16 kHz, 37 GB at 192 kHz.
+    return windows[centres - centres[0]]

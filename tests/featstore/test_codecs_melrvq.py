@@ -1,8 +1,10 @@
 """The log-mel baseline: spectra where they should be, codes by brute force, a checkpoint that says what it is."""
 
+import struct
 import subprocess
 import sys
 import time
+import zipfile
 
 import numpy as np
 import pytest
@@ -169,3 +171,77 @@ def test_layers_of_real_speech_lose_information_with_depth(shared_data, tmp_path
     assert (taken > 0).all()
     assert (taken[1:] < taken[:-1] * 1.05).all()
     assert seconds < len(speech[-1]) / RATE / 20, "hundreds of times real time alone, twenty on the busiest machine"
+
+
+# Hostile files
+
+
+def refusal_of(path):
+    with pytest.raises(WeightsError) as caught:
+        melrvq.load(Checkpoint(path, "checkpoint"), "cpu")
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert message.isprintable()
+    assert len(message) < 700
+    return message
+
+
+def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("codebooks.npy", bytes(10**8))
+    assert (tmp_path / "bomb.npz").stat().st_size < 200_000
+    assert "unpacks to 100000000 bytes, expected at most 67108864" in refusal_of(tmp_path / "bomb.npz")
+
+
+def test_a_header_that_asks_for_terabytes_is_refused(tmp_path):
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (8, 1024, 1000000000), }"
+    for version, size in ((b"\x01\x00", "<H"), (b"\x02\x00", "<I")):
+        content = b"\x93NUMPY" + version + struct.pack(size, len(header)) + header
+        with zipfile.ZipFile(tmp_path / "large.npz", "w") as archive:
+            archive.writestr("codebooks.npy", content + bytes(100))
+        assert "says float32 of shape (8, 1024, 1000000000) but has 100 bytes" in refusal_of(tmp_path / "large.npz")
+
+
+def test_any_damage_is_a_weights_error(codec, tmp_path):
+    content = _write(tmp_path, codec, codebooks=codec.codebooks[:1, :4]).read_bytes()
+    rng = np.random.default_rng(0)
+    messages = []
+    for _ in range(300):
+        damaged = bytearray(content)
+        for at in rng.integers(len(content), size=2):
+            damaged[at] = rng.integers(256)
+        (tmp_path / "damaged.npz").write_bytes(damaged)
+        try:
+            melrvq.load(Checkpoint(tmp_path / "damaged.npz", "checkpoint"), "cpu")
+        except WeightsError as error:
+            messages.append(str(error))
+    assert len(messages) > 150
+    assert all(message.isprintable() for message in messages)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sample_rate_hz": 0},
+        {"sample_rate_hz": 10**12},
+        {"hop_samples": 0},
+        {"hop_samples": 1},  # a frame a sample would fill the memory
+        {"window_samples": 10**9},
+        {"fft_samples": 10**9},
+        {"fft_samples": 16_384},
+        {"n_bands": -1},
+        {"lowest_hz": 9000.0},
+        {"highest_hz": np.nan},
+        {"power_floor": 0.0},
+        {"power_floor": np.inf},
+        {"hop_samples": 320.5},
+        {"hop_samples": "320"},
+        {"hop_samples": [320]},
+        {"codebooks": np.full((1, 4, 80), np.nan, np.float32)},
+        {"codebooks": np.zeros((0, 4, 80), np.float32)},
+        {"codebooks": np.zeros((1, 0, 80), np.float32)},
+        {"codebooks": np.zeros((1, 65_537, 80), np.float32)},
+    ],
+)
+def test_settings_out_of_range_are_refused(codec, tmp_path, changes):
+    refusal_of(_write(tmp_path, codec, **changes))

@@ -142,7 +142,7 @@ def test_configurations_that_do_not_fit(checkpoint, tmp_path, text, message):
 def test_missing_files(checkpoint, tmp_path):
     with pytest.raises(WeightsError, match="--st-config"):
         ours.load(Checkpoint(checkpoint.path, "checkpoint"), "cpu")
-    with pytest.raises(WeightsError, match=r"absent\.json: configuration cannot be read"):
+    with pytest.raises(WeightsError, match=r"absent\.json: expected .* found a file that cannot be read"):
         ours.load(Checkpoint(checkpoint.path, "checkpoint", tmp_path / "absent.json"), "cpu")
     with pytest.raises(WeightsError, match=r"absent\.pt: weights file cannot be read"):
         ours.load(Checkpoint(tmp_path / "absent.pt", "checkpoint", checkpoint.config_path), "cpu")
@@ -180,3 +180,63 @@ def test_the_released_architecture_on_real_speech(tmp_path, shared_data):
     assert codes.shape == (8, n_frames_of(len(speech[0]), 320))
     # The authors' file has 481,906,997 bytes: the same tensors, but for the names that torch.save puts into the zip.
     assert abs(checkpoint.path.stat().st_size - 481_906_997) < 20_000
+
+
+# Hostile configurations
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"n_filters": 10**12},
+        {"dimension": 10**12},
+        {"codebook_size": 65_537},  # codes are uint16
+        {"n_q": 10**9},
+        {"lstm_layers": 10**9},
+        {"n_residual_layers": 10**9},
+        {"residual_kernel_size": 10**9},
+        {"dilation_base": 10**9},
+        {"sample_rate": 10**9},
+        {"strides": [10**9]},
+        {"strides": [2] * 10_000},
+        {"strides": [64] * 4},
+        {"n_filters": 1024, "strides": [2] * 8},  # each in range, the network 70 GB
+        {"dilation_base": 16, "n_residual_layers": 8},
+        {"codebook_size": 65_536, "n_q": 64, "dimension": 16_384},
+        {"activation": "x" * 10_000},
+        {"activation": "\x1b[31m\n"},
+        {"activation": "Module"},
+        {"n_q": 10**400},
+        {"strides": "8542"},
+        {"strides": [8, True]},
+    ],
+)
+def test_a_configuration_out_of_range_is_refused_before_the_network_is_built(
+    checkpoint, tmp_path, monkeypatch, changes
+):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(SMALL | changes))
+    if "activation" not in changes:
+        monkeypatch.setattr(ours, "_new_model", lambda config: pytest.fail("built"))
+    with pytest.raises(WeightsError, match=r"config\.json: ") as caught:
+        ours.load(Checkpoint(checkpoint.path, "checkpoint", path), "cpu")
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * 10**6, b'{"n_q": ' + b"8" * 10_000 + b"}", b"\xff", b'{"n_q": NaN}', b'{"n_q": 1, "n_q": 8}']
+)
+def test_a_hostile_configuration_file_is_a_weights_error(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(WeightsError, match=r"config\.json: expected speechtokenizer's config\.json, found ") as caught:
+        ours.read_config(tmp_path / "config.json")
+    assert str(caught.value).isprintable()
+
+
+def test_the_number_of_parameters_is_foreseen():
+    for config in (SMALL, SMALL | {"bidirectional": False, "lstm_layers": 0, "n_residual_layers": 3}):
+        model = torch_support.build_quietly(lambda config=config: ours._new_model(config))
+        n_true = sum(tensor.numel() for tensor in model.state_dict().values())
+        assert 0.6 * n_true < ours.n_parameters_of(config) < 1.5 * n_true
+    assert 120_000_000 < ours.n_parameters_of(ours.RELEASED_CONFIG) < 150_000_000 < ours.MAX_PARAMETERS

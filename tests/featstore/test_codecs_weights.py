@@ -1,11 +1,16 @@
 """Weights files: fetched whole or not at all, checked, and loaded without running what is in them."""
 
+import copy
 import hashlib
 import os
+import struct
 import threading
+import zipfile
+import zlib
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -221,3 +226,129 @@ def test_codebooks_that_were_never_set_are_refused():
         codebooks_of([_Layer(good), _Layer(torch.zeros(4, 2))], "x.th")
     with pytest.raises(WeightsError, match=r"x\.th: codebooks hold NaN"):
         codebooks_of([_Layer(good * float("nan"))], "x.th")
+
+
+# Hostile files
+
+
+def refusal_of(path):
+    with pytest.raises(WeightsError) as caught:
+        weights.read_state_dict(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert message.isprintable()
+    assert len(message) < 1000
+    return message
+
+
+def rewritten(source, target, change, **options):
+    """Write a torch archive anew, each member's bytes as `change` returns them."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", **options) as new:
+        for member in old.infolist():
+            new.writestr(member.filename, change(member.filename, old.read(member)))
+    return target
+
+
+def test_an_archive_that_unpacks_to_more_than_itself_is_refused_before_it_is_loaded(tmp_path, monkeypatch):
+    torch.save({"weight": torch.zeros(10_000_000)}, tmp_path / "plain.th")
+    bomb = rewritten(
+        tmp_path / "plain.th", tmp_path / "bomb.th", lambda _, data: data, compression=zipfile.ZIP_DEFLATED
+    )
+    assert bomb.stat().st_size < 100_000
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("loaded"))
+    assert "an archive of" in refusal_of(bomb)
+    assert "bytes that unpacks to 4000" in refusal_of(bomb)
+    monkeypatch.setattr(weights, "MAX_BYTES", 10**7)
+    assert "at most 10000000 bytes, found 4000" in refusal_of(tmp_path / "plain.th")
+
+
+def test_members_that_share_their_bytes_are_refused(tmp_path):
+    """Each entry of the directory points at the same bytes: a bomb without compression."""
+    torch.save({"weight": torch.zeros(1000)}, tmp_path / "a.th")
+    with zipfile.ZipFile(tmp_path / "a.th", "a") as archive:
+        largest = max(archive.infolist(), key=lambda member: member.file_size)
+        for index in range(50):
+            twin = copy.copy(largest)
+            twin.filename = twin.orig_filename = f"twin{index}"
+            archive.filelist.append(twin)
+        archive._didModify = True
+    assert "that unpacks to" in refusal_of(tmp_path / "a.th")
+
+
+def test_any_damage_to_a_checkpoint_is_a_weights_error(tmp_path):
+    torch.save(torch.nn.Linear(3, 4).state_dict(), tmp_path / "new.th")
+    torch.save(torch.nn.Linear(3, 4).state_dict(), tmp_path / "old.th", _use_new_zipfile_serialization=False)
+    rng = np.random.default_rng(0)
+    messages = []
+    for name in ("new.th", "old.th"):
+        content = (tmp_path / name).read_bytes()
+        for _ in range(150):
+            damaged = bytearray(content)
+            for at in rng.integers(len(content), size=3):
+                damaged[at] = rng.integers(256)
+            (tmp_path / "damaged.th").write_bytes(damaged)
+            try:
+                weights.read_state_dict(tmp_path / "damaged.th")
+            except WeightsError as error:
+                messages.append(str(error))
+    assert len(messages) > 50
+    assert all(message.isprintable() for message in messages)
+
+
+def test_any_exception_of_torchs_reader_is_a_weights_error(tmp_path, monkeypatch):
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "a.th")
+    for kind in (MemoryError, RecursionError, OverflowError, struct.error, zlib.error, NotImplementedError, IndexError):
+
+        def fail(*_, kind=kind, **__):
+            raise kind("first line\nsecond line")
+
+        monkeypatch.setattr(torch, "load", fail)
+        assert f"{kind.__name__}: first line; use" in refusal_of(tmp_path / "a.th")
+
+
+def test_tensors_that_are_no_plain_numbers_are_refused(tmp_path):
+    odd = {
+        "sparse": torch.eye(3).to_sparse(),
+        "meta": torch.zeros(10**6, device="meta"),
+        "complex": torch.zeros(2, dtype=torch.complex64),
+    }
+    for name, tensor in odd.items():
+        torch.save({"good": torch.zeros(2), name: tensor}, tmp_path / f"{name}.th")
+        refusal_of(tmp_path / f"{name}.th")
+    torch.save({1: torch.zeros(2)}, tmp_path / "number.th")
+    assert "found 1, which is none" in refusal_of(tmp_path / "number.th")
+
+
+def test_names_in_a_checkpoint_are_printable_and_short(tmp_path):
+    torch.save({"\x1b[31m\n" + "x" * 10_000: torch.zeros(2), "b": 3}, tmp_path / "a.th")
+    assert r"\x1b[31m\n" in refusal_of(tmp_path / "a.th")
+    with pytest.raises(WeightsError) as caught:
+        weights.fill_model(torch.nn.Linear(2, 2), {"\x1b\n" + "x" * 10_000: torch.zeros(2)}, Path("a.th"))
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 700
+
+
+def test_weights_with_nan_are_refused_and_the_model_is_unchanged():
+    model = torch.nn.Linear(3, 3)
+    before = model.weight.clone()
+    with pytest.raises(WeightsError, match=r"a\.th: bias holds NaN or infinity"):
+        weights.fill_model(model, {"weight": torch.zeros(3, 3), "bias": torch.tensor([0, 0, torch.nan])}, Path("a.th"))
+    assert torch.equal(model.weight, before)
+
+
+def test_special_and_giant_files_are_refused_and_never_hang(tmp_path):
+    os.mkfifo(tmp_path / "pipe.th")
+    with (tmp_path / "giant.th").open("wb") as file:
+        file.truncate(2**42)
+    for read in (weights.read_state_dict, weights.sha256_of):
+        with pytest.raises(WeightsError, match=r"pipe\.th: expected a weights file, found a named pipe"):
+            read(tmp_path / "pipe.th")
+        with pytest.raises(WeightsError, match=r"giant\.th: expected a weights file of at most 4294967296 bytes"):
+            read(tmp_path / "giant.th")
+
+
+def test_a_download_without_end_is_ended(served, tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "MAX_BYTES", 1000)
+    with pytest.raises(WeightsError, match="no end after 1000 bytes"):
+        weights.fetch(f"{served[0]}/weights.th", tmp_path / "weights.th", SHA256, "pass a file")
+    assert list(tmp_path.iterdir()) == []

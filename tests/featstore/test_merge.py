@@ -6,6 +6,7 @@ import pytest
 
 from featstore import writer
 from featstore.completeness import missing_utterances
+from featstore.describe import describe_text
 from featstore.errors import StoreError
 from featstore.merge import merge_into, merge_stores
 from featstore.store import Frames, Store
@@ -323,3 +324,20 @@ def test_latents_of_fewer_frames_than_promised_are_no_store(tmp_path):
 def test_nothing_to_merge(tmp_path):
     with pytest.raises(StoreError, match="no store to merge"):
         merge_stores([], tmp_path / "merged.h5")
+
+
+def test_a_virtual_store_is_described_as_such(tmp_path):
+    parts = [write_store(tmp_path / f"{index}.h5", RECIPE, only=[index]) for index in range(2)]
+    merge_into(tmp_path / "virtual.h5", parts, virtual=True)
+    with Store(tmp_path / "virtual.h5") as store:
+        assert "virtual         over 2 parts: 0.h5, ..." in describe_text(store)
+    parts[1].unlink()
+    with Store(tmp_path / "virtual.h5") as store:
+        assert "over 2 parts, of which 1 are not there" in describe_text(store)
+
+
+def test_what_a_store_says_cannot_steer_a_terminal(tmp_path):
+    recipe = StoreRecipe(n_utterances=2, skipped={"s0-1-9999": "\x1b[2Jgone\nsecond line \u202e"})
+    with Store(write_store(tmp_path / "a.h5", recipe)) as store:
+        text = describe_text(store)
+    assert r"s0-1-9999: \x1b[2Jgone\nsecond line \u202e" in text

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -393,3 +394,17 @@ def test_real_speech_agrees_with_praat(real_audio, step) -> None:
     near, same_voicing = agreement_with_praat(paths)
     assert near >= 0.95
     assert same_voicing >= 0.88
+
+
+def test_windows_take_no_more_memory_than_they_hold():
+    """A block at 192 kHz: each sample begins a window, and all of those together would take 37 GB."""
+    samples = np.zeros(192_000 * 30, np.float32)
+    centres = np.arange(512, dtype=np.int64) * 2560
+    tracemalloc.start()
+    try:
+        windows = windows_at(samples, centres, 3840)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert windows.shape == (512, 7681)
+    assert peak_bytes < 2 * windows.nbytes

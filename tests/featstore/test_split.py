@@ -94,3 +94,43 @@ def test_split_file_of_unknown_version_is_refused(tmp_path):
     path.write_text('{"format_version": "2.0"}')
     with pytest.raises(SchemaError, match=r"version 2\.0 is not known"):
         read_split(path, utterances({"a": 3}), 0.1, 42)
+
+
+def split_file(tmp_path, **changes):
+    path = tmp_path / "split.json"
+    write_split(path, make_split(utterances({"a": 5})), 0.1, 42)
+    content = {name: value for name, value in (json.loads(path.read_text()) | changes).items() if value is not ...}
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": True}, "seed True"),
+        ({"seed": 10**4000}, "made with seed 1000"),
+        ({"seed": "42"}, "which are no numbers"),
+        ({"eval_frac": None}, "which are no numbers"),
+        ({"eval_frac": ...}, "one without eval_frac"),
+        ({"train": {"a-1-0000": 1}}, "train that is no list"),
+        ({"eval": [["a"]]}, "the id \\['a'\\], which is no text"),
+        ({"eval": [None]}, "the id None, which is no text"),
+        ({"eval": ["a-1-0001"]}, "an id that stands there twice"),
+        ({"format_version": "1" * 5000}, "no format_version"),
+        ({"format_version": ["1.0"]}, "no format_version"),
+        ({"format_version": "1.0\x1b[31m"}, "version"),
+    ],
+)
+def test_a_split_with_a_wrong_value_is_one_line(tmp_path, changes, message):
+    with pytest.raises((CorpusError, SchemaError), match=message) as caught:
+        read_split(split_file(tmp_path, **changes), utterances({"a": 5}), 0.1, 42)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 600
+
+
+def test_a_hostile_split_file_is_refused(tmp_path):
+    path = tmp_path / "split.json"
+    for content in (b"[" * 10**6, b'{"seed": ' + b"9" * 10**5 + b"}", b'{"seed": NaN}'):
+        path.write_bytes(content)
+        with pytest.raises(CorpusError, match="force-resplit"):
+            read_split(path, utterances({"a": 5}), 0.1, 42)

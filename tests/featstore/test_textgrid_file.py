@@ -1,6 +1,8 @@
 """TextGrid files: every form that aligners write is read, anything else is refused in a line that names the file."""
 
 import codecs
+import errno
+import os
 import re
 from functools import partial
 from pathlib import Path
@@ -274,3 +276,37 @@ def test_what_cannot_be_opened_is_refused(tmp_path, make) -> None:
     make(path)
     with pytest.raises(UtteranceError, match=rf"^{path}: cannot read the TextGrid: (No such file|Is a directory)"):
         read_interval_tier(path, "phones")
+
+
+# Hostile files
+
+
+def test_control_characters_in_a_label_are_refused(refusal) -> None:
+    for label in ("AA\x1b[31m1", "A\tA", "\x7f", "\x85"):
+        assert "a label of tier 'phones' holds control characters" in refusal(LONG.replace("AA1", label))
+
+
+def test_tier_names_in_a_message_are_printable_and_short(refusal) -> None:
+    assert r"\x1b[31m" in refusal(LONG.replace('"phones"', '"\x1b[31m"'))
+    refusal(LONG.replace('"phones"', f'"{"x" * 9000}"'))
+
+
+def test_a_named_pipe_is_refused_and_never_hangs(tmp_path) -> None:
+    os.mkfifo(tmp_path / "a.TextGrid")
+    with pytest.raises(UtteranceError, match="a named pipe, not a regular file"):
+        read_interval_tier(tmp_path / "a.TextGrid", "phones")
+
+
+def test_a_passing_error_while_the_package_reads_costs_nothing(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "a.TextGrid"
+    path.write_text(LONG, encoding="utf-8")
+    whole, failures = textgrid.TextGrid.read, [OSError(errno.EIO, "Input/output error")] * 2
+
+    def read(grid, *arguments, **options):
+        if failures:
+            raise failures.pop()
+        return whole(grid, *arguments, **options)
+
+    monkeypatch.setattr(textgrid.TextGrid, "read", read)
+    monkeypatch.setattr("featstore.patient_read.time.sleep", lambda _: None)
+    assert read_interval_tier(path, "phones")[0] == INTERVALS
