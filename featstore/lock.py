@@ -24,6 +24,7 @@ LOG = logging.getLogger(__name__)
 _NOT_SUPPORTED = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
 _OWNER_BYTES = 4096
 _WAIT_S = 0.2
+_N_LOOKS, _LOOK_S = 20, 0.02
 
 
 @contextlib.contextmanager
@@ -117,6 +118,11 @@ def _write_owner(descriptor: int) -> None:
 
 
 def _owner(descriptor: int) -> str:
+    """Return who holds a lock, in words; who has just taken it may not have written its name yet."""
+    for _ in range(_N_LOOKS - 1):
+        if os.fstat(descriptor).st_size:
+            break
+        time.sleep(_LOOK_S)
     try:
         owner = json.loads(os.pread(descriptor, _OWNER_BYTES, 0))
         return (
@@ -124,7 +130,7 @@ def _owner(descriptor: int) -> str:
             f"{owner['since']!s:.40})"
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return "another process"  # it has just taken the lock
+        return "another process"
 
 
 def _release(descriptor: int, path: Path) -> None:

@@ -25,6 +25,7 @@ SMALL = {
     "probe_scale.py": ("--layer", "1", "--n-bootstrap", "20"),
     "probe_vs_sklearn.py": ("--rows", "2000", "--gap", "1e-3", "--repeats", "1"),
     "stacked_vs_sklearn.py": ("--rows", "2000", "--gap", "1e-3", "--reference-gap", "1e-6", "--layers", "3"),
+    "faults.py": ("--only", "truncation"),
     "real_curves.py": ("--codec", "melrvq", "--max-utterances", "12"),
 }
 
