@@ -42,8 +42,8 @@ from benchmarks.measure.machine import machine_facts  # noqa: E402
 from benchmarks.measure.scale_store import ensure_scale_store, warm_up  # noqa: E402
 from benchmarks.rivals.race import Finish  # noqa: E402
 from benchmarks.rivals.stacked import StackedCell, load_cell, run_sklearn_rows, run_stacked  # noqa: E402
+from featstore.memory import available_bytes  # noqa: E402
 from featstore.store import Store  # noqa: E402
-from probes.memory import available_bytes  # noqa: E402
 
 REPRESENTATIONS = ("cumulative", "concat")
 _TIGHTER = 1.0 / 3.0

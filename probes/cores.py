@@ -4,9 +4,9 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from featstore.memory import available_bytes
 from featstore.store import Store
 from featstore.torch_device import torch_device
-from probes.memory import available_bytes
 from probes.options import ProbeOptions
 from probes.prober import Job
 from probes.representation import layers_seen

@@ -7,9 +7,9 @@ Each frame is a codeword of its own, with one count in the column of its class, 
 import numpy as np
 from numpy.typing import NDArray
 
+from featstore.memory import available_bytes
 from featstore.sizes import in_bytes
 from probes.errors import BackendError
-from probes.memory import available_bytes
 from probes.problem import ClassWeight, LeastSquaresProblem, LogisticProblem
 
 Array = NDArray[np.float64]

@@ -13,10 +13,11 @@ from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error, r2_sc
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from featstore import memory
 from featstore.errors import StoreError, UnknownNameError
 from featstore.store import Store
 from featstore.verify import verify_store
-from probes import frame_rows, memory
+from probes import frame_rows
 from probes.backends.cuml import CumlBackend
 from probes.errors import BackendError, ProbeError, WrongUsageError
 from probes.estimator import load_probe

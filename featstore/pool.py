@@ -1,0 +1,287 @@
+"""Worker processes that answer calls one at a time, and end with the program that started them.
+
+They are daemons that watch their parent: when it is gone, killed or not, they end too, in the middle of a call or not.
+Ctrl-C in a terminal reaches the parent alone, from the moment they are started. What an answer that does not come means
+is for each kind of work to say (`probes.pool`, `featstore.pipeline`).
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from types import TracebackType
+from typing import Any, Self
+
+from featstore.memory import keep_freed_memory
+from schemas.errors import RvqprobeError
+
+Call = tuple[str, tuple[Any, ...]]  # method of the worker's object, and its arguments
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
+class Pool:
+    """`n_workers` processes, each with an object of its own that answers calls.
+
+    Parameters
+    ----------
+    make : callable
+        Makes the object; it and what it holds must be picklable.
+    n_workers : int
+    n_retries : int
+        How often a call is handed out again when its worker has died; a new worker takes the dead one's place.
+    timeout_s : float or None
+        After so many seconds without an answer a worker counts as dead, and is killed.
+    """
+
+    def __init__(
+        self, make: Callable[[], Any], n_workers: int, n_retries: int = 0, timeout_s: float | None = None
+    ) -> None:
+        self.n_workers = n_workers
+        self._make, self._n_retries, self._timeout_s = make, n_retries, timeout_s
+        self._context = multiprocessing.get_context("spawn")  # forking a process that has HDF5 files open is not safe
+        self._workers: dict[Connection, BaseProcess] = {}
+        try:
+            with _signals_held():
+                for _ in range(n_workers):
+                    self._start()
+        except BaseException:
+            self._end()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def _start(self) -> Connection:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_serve, args=(theirs, self._make), daemon=True)
+        process.start()
+        theirs.close()
+        self._workers[ours] = process
+        return ours
+
+    def _end(self) -> None:
+        for process in self._workers.values():
+            process.kill()  # one that is still starting holds SIGTERM back
+        for pipe, process in self._workers.items():
+            process.join()
+            pipe.close()
+        self._workers.clear()
+
+    def run(self, calls: Iterable[Call]) -> Iterator[tuple[int, Any]]:
+        """Hand out calls and yield (index of the call, answer) as answers come.
+
+        Each worker has one call at a time, taken in order; the first ones have theirs when this returns.
+
+        A worker gets its next call before its answer is yielded, so as not to wait. When a call fails no more are
+        handed out, and answers that are there already are yielded before the error is raised.
+
+        Raises
+        ------
+        RvqprobeError, OSError
+            What a call raised, or what `_out_of_memory` or `_died` make of it.
+        """
+        waiting = enumerate(calls)
+        busy: dict[Connection, _Task] = {}
+        for pipe in list(self._workers):
+            self._hand_out(pipe, waiting, busy)
+        return self._answers(waiting, busy)
+
+    def _answers(
+        self, waiting: Iterator[tuple[int, Call]], busy: "dict[Connection, _Task]"
+    ) -> Iterator[tuple[int, Any]]:
+        error: Exception | None = None
+        while busy:
+            there = wait(list(busy), self._patience_s(busy) if error is None else 0)
+            if not there and error is not None:
+                break
+            self._kill_late(busy)
+            for ready in there:
+                assert isinstance(ready, Connection)
+                task = busy.pop(ready)
+                pipe, answer, failure = self._receive(ready, task)
+                if answer is _HANDED_OUT_AGAIN:
+                    busy[pipe] = task
+                    continue
+                error = error or failure
+                if error is None:
+                    self._hand_out(pipe, waiting, busy)
+                if failure is None:
+                    yield task.index, answer
+        if error is not None:
+            raise error
+
+    def _died(self, exit_code: int | None, is_late: bool) -> tuple[Any, Exception | None]:
+        """Return the answer to a call whose worker has died, or what is wrong then."""
+        raise NotImplementedError
+
+    def _out_of_memory(self, why: str) -> Exception:
+        """Return what is wrong when a call ran out of memory."""
+        raise NotImplementedError
+
+    def _patience_s(self, busy: "dict[Connection, _Task]") -> float | None:
+        if self._timeout_s is None:
+            return None
+        return max(0.0, self._timeout_s - max(task.age_s() for task in busy.values())) + 0.01
+
+    def _kill_late(self, busy: "dict[Connection, _Task]") -> None:
+        for pipe, task in busy.items():
+            if self._timeout_s is not None and task.age_s() > self._timeout_s and not pipe.poll():
+                task.is_late = True
+                self._workers[pipe].kill()
+
+    def _hand_out(self, pipe: Connection, waiting: Iterator[tuple[int, Call]], busy: "dict[Connection, _Task]") -> None:
+        following = next(waiting, None)
+        if following is not None:
+            busy[pipe] = _Task(*following)
+            _send(pipe, busy[pipe])
+
+    def _receive(self, pipe: Connection, task: "_Task") -> tuple[Connection, Any, Exception | None]:
+        """Return the pipe to use from now on, the answer, and what is wrong if there is none."""
+        try:
+            answer, failure = pipe.recv()
+        except (EOFError, OSError):
+            return self._bury(pipe, task)
+        return pipe, answer, self._out_of_memory(str(failure)) if isinstance(failure, MemoryError) else failure
+
+    def _bury(self, pipe: Connection, task: "_Task") -> tuple[Connection, Any, Exception | None]:
+        process = self._workers.pop(pipe)
+        process.join(1)
+        exit_code = process.exitcode
+        process.kill()
+        process.join()
+        pipe.close()
+        answer, failure = None, None
+        if task.n_tries > self._n_retries:
+            answer, failure = self._died(exit_code, task.is_late)
+        with _signals_held():
+            new = self._start()
+        if task.n_tries <= self._n_retries:
+            task.begin_again()
+            _send(new, task)
+            answer = _HANDED_OUT_AGAIN
+        return new, answer, failure
+
+
+class OneCallAhead:
+    """One process that does calls while this one goes on: each is handed over when the last is done.
+
+    Parameters
+    ----------
+    pool : Pool
+        Of one worker.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._running: Iterator[tuple[int, Any]] | None = None
+
+    def begin(self, call: Call) -> None:
+        """Hand over a call, after the last one has ended.
+
+        Raises
+        ------
+        RvqprobeError, OSError
+            What the last one raised.
+        """
+        self.finish()
+        self._running = self._pool.run([call])
+
+    def finish(self) -> None:
+        """Wait for the last call; raises what it raised."""
+        running, self._running = self._running, None
+        if running is not None:
+            for _ in running:
+                pass
+
+
+_HANDED_OUT_AGAIN = object()
+
+
+class _Task:
+    """A call that a worker has, or had."""
+
+    def __init__(self, index: int, call: Call) -> None:
+        self.index, self.call, self.n_tries, self.is_late = index, call, 1, False
+        self._begun = time.monotonic()
+
+    def age_s(self) -> float:
+        return time.monotonic() - self._begun
+
+    def begin_again(self) -> None:
+        self.n_tries, self.is_late, self._begun = self.n_tries + 1, False, time.monotonic()
+
+
+def _send(pipe: Connection, task: _Task) -> None:
+    with contextlib.suppress(OSError):  # the worker has died: receiving from it will say so
+        pipe.send(task.call)
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold SIGINT and SIGTERM back: children started meanwhile inherit that, and what came is delivered at the end.
+
+    A blocked signal still reaches a process by another of its threads (BLAS, a progress bar), and Python then runs the
+    handler in the main thread: one that only remembers keeps it from leaving a child half made.
+    """
+    resource_tracker.ensure_running()  # which would unblock them, were it started with the first child
+    came: list[int] = []
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():  # only there may handlers be set
+        handlers = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in _STOPPING}
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        for late in came:
+            signal.raise_signal(late)
+
+
+def answer_call(answerer: Any, call: Call) -> Any:
+    """Answer a call in this process."""
+    method, arguments = call
+    return getattr(answerer, method)(*arguments)
+
+
+def _serve(pipe: Connection, make: Callable[[], Any]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    keep_freed_memory()
+    try:
+        answerer = make()
+        while True:
+            call = pipe.recv()
+            answer: tuple[Any, Exception | None]
+            try:
+                answer = answer_call(answerer, call), None
+            except (RvqprobeError, OSError) as error:
+                answer = None, error
+            except MemoryError as error:
+                answer = None, MemoryError(str(error))  # what NumPy raises holds a shape and a dtype besides
+            pipe.send(answer)
+    except (EOFError, OSError):
+        return  # the parent has gone
+    except MemoryError:
+        sys.exit(1)  # too little even to hand over a call or its answer: the parent says so
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
