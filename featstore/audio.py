@@ -3,6 +3,8 @@
 import hashlib
 import io
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -133,10 +135,23 @@ def resample(samples: NDArray[np.float32], from_hz: int, to_hz: int) -> NDArray[
         )
     import torch
 
-    with torch.inference_mode():
+    with torch.inference_mode(), _one_thread():
         resampled = _resampler(from_hz, to_hz)(torch.from_numpy(samples)[None])[0]
     result: NDArray[np.float32] = resampled.numpy()
     return result
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch use one thread: its kernels may sum in another order on two, and samples are what codes are made of."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @lru_cache(maxsize=8)  # a corpus in which every file has another rate must not fill the memory with filters

@@ -1,7 +1,6 @@
 """Build a store: scan, split, weights, shards, merge. Run the same call again to resume it."""
 
 import contextlib
-import itertools
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -20,11 +19,21 @@ from featstore.inputs import check_same_inputs, hash_inputs
 from featstore.lock import hold_lock
 from featstore.merge import merge_stores
 from featstore.plan import BuildOptions, BuildPlan, BuildResult
-from featstore.shard import Finished, ShardJob, build_shard, check_same_options, find_finished, producer_versions
+from featstore.progress import Progress
+from featstore.shard import (
+    Finished,
+    ShardJob,
+    Slice,
+    build_shards,
+    check_same_options,
+    find_finished,
+    producer_versions,
+)
 from featstore.split import write_split
 from featstore.store import Store
 from featstore.verify import verify_store
 from featstore.wording import counted
+from featstore.workers import choose_workers
 
 LOG = logging.getLogger(__name__)
 _PACKAGES = (
@@ -39,7 +48,6 @@ _PACKAGES = (
     "textgrid",
     "h5py",
 )
-Progress = Callable[[int, int, str], None]  # (done, total, what)
 
 
 def build_store(plan: BuildPlan, progress: Progress | None = None) -> BuildResult:
@@ -61,7 +69,11 @@ def build_store(plan: BuildPlan, progress: Progress | None = None) -> BuildResul
         locks.enter_context(hold_lock(options.output, shared=options.shard is not None))
         if options.shard:
             locks.enter_context(hold_lock(plan.shard_path(options.shard[0] - 1)))
-        return _build(plan, progress or (lambda done, total, what: None))
+        return _build(plan, progress or _no_progress)
+
+
+def _no_progress(done: int, total: int, what: str, note: str = "") -> None:
+    pass
 
 
 def _build(plan: BuildPlan, report: Progress) -> BuildResult:
@@ -79,17 +91,18 @@ def _build(plan: BuildPlan, report: Progress) -> BuildResult:
         return _take_up(plan, job, there, report)
     found = [find_finished(plan.shard_path(index), asked, slice_) for index, slice_ in enumerate(plan.slices)]
     _keep_split(plan)
-    result, n_done = BuildResult(options.output), 0
-    for index, slice_ in enumerate(plan.slices):
-        finished = found[index]
+    result = BuildResult(options.output)
+    to_build = []
+    for index, finished in enumerate(found):
         if finished is not None and not _is_to_retry(plan, finished):
             _note_repaired(finished.repaired)
             result.n_reused += 1
         else:
-            _build_slice(plan, job, index, report, n_done, len(plan.utterances))
-            result.n_built += 1
-        n_done += len(slice_)
-        report(n_done, len(plan.utterances), "encode")
+            to_build.append(index)
+    n_reused = sum(len(slice_) for index, slice_ in enumerate(plan.slices) if index not in to_build)
+    report(n_reused, len(plan.utterances), "encode")
+    result.seconds = _build_slices(plan, job, to_build, report, n_reused, len(plan.utterances))
+    result.n_built = len(to_build)
     shards = [plan.shard_path(index) for index in range(len(plan.slices))]
     _check_some_frames(plan, shards)
     _merge(plan, shards, report)
@@ -124,7 +137,7 @@ def _take_up(plan: BuildPlan, job: ShardJob, there: Finished, report: Progress) 
     again = [utterance for utterance in plan.utterances if utterance.id in there.skipped]
     if options.retry_skipped and again:
         path = plan.shards_folder / "retried.h5"
-        build_shard(path, again, job, {}, _counting(report, 0, len(again)))
+        result.seconds = build_shards([Slice(path, again)], job, 0, _counting(report, 0, len(again)))
         result.n_built = 1
         with Store(path) as store:
             is_any = store.n_utterances > 0
@@ -195,16 +208,21 @@ def _build_one(plan: BuildPlan, job: ShardJob, index: int, report: Progress) -> 
         _note_repaired(finished.repaired)
         result.n_reused = 1
     else:
-        _build_slice(plan, job, index, report, 0, len(plan.slices[index]))
+        result.seconds = _build_slices(plan, job, [index], report, 0, len(plan.slices[index]))
         result.n_built = 1
     result.skipped = _skipped(path)
     return result
 
 
-def _build_slice(plan: BuildPlan, job: ShardJob, index: int, report: Progress, n_before: int, n_total: int) -> None:
+def _build_slices(
+    plan: BuildPlan, job: ShardJob, indices: Sequence[int], report: Progress, n_before: int, n_total: int
+) -> dict[str, float]:
     # files that belong to no slice are listed as skipped by the first shard
-    irregular = plan.irregular if index == 0 else {}
-    build_shard(plan.shard_path(index), plan.slices[index], job, irregular, _counting(report, n_before, n_total))
+    slices = [
+        Slice(plan.shard_path(index), plan.slices[index], plan.irregular if index == 0 else {}) for index in indices
+    ]
+    n_workers = choose_workers(plan.options.workers, sum(len(slice_.utterances) for slice_ in slices), job.device)
+    return build_shards(slices, job, n_workers, _counting(report, n_before, n_total))
 
 
 def _keep_split(plan: BuildPlan) -> None:
@@ -216,10 +234,9 @@ def _keep_split(plan: BuildPlan) -> None:
         write_split(plan.split_path, plan.split, plan.options.eval_frac, plan.options.seed)
 
 
-def _counting(report: Progress, n_before: int, n_total: int) -> Callable[[str], None]:
+def _counting(report: Progress, n_before: int, n_total: int) -> Callable[[int, str], None]:
     """Return a callback that counts utterances on from `n_before`."""
-    count = itertools.count(n_before + 1)
-    return lambda _: report(next(count), n_total, "encode")
+    return lambda n_done, note: report(n_before + n_done, n_total, "encode", note)
 
 
 def find_built(plan: BuildPlan, asked: Mapping[str, Any]) -> Finished | None:

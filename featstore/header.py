@@ -59,7 +59,7 @@ class ShardRow:
     """Where and when a range of utterances was made; times in ISO 8601, UTC.
 
     `content_digest` is that of the shard as it was merged; empty in the shard itself, and where not all of the shard
-    is in the store.
+    is in the store. `seconds_by_stage` is a JSON object: what its build spent its time on.
     """
 
     host: str
@@ -68,6 +68,7 @@ class ShardRow:
     finished: str
     job_id: str
     content_digest: str = ""
+    seconds_by_stage: str = "{}"
 
 
 @dataclass(frozen=True)

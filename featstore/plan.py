@@ -14,6 +14,7 @@ from featstore.labels.pitch import check_f0_method
 from featstore.preflight import WorkLeft, check_room
 from featstore.sizes import SizeEstimate, estimate_sizes
 from featstore.split import WAY_OUT, make_split, read_split, take_subset
+from featstore.stopwatch import shares_text
 from featstore.wording import counted
 from featstore.writer import Compression, Layout
 
@@ -45,6 +46,7 @@ class BuildOptions:
     shard: tuple[int, int] | None = None
     shard_utterances: int = SHARD_UTTERANCES
     retry_skipped: bool = False
+    workers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -94,13 +96,14 @@ class BuildPlan:
 
 @dataclass
 class BuildResult:
-    """What was made. `path` is None when only one slice was built."""
+    """What was made, and seconds by stage. `path` is None when only one slice was built."""
 
     path: Path | None
     shard_path: Path | None = None
     n_built: int = 0
     n_reused: int = 0
     skipped: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 def plan_build(options: BuildOptions) -> BuildPlan:
@@ -173,6 +176,8 @@ def result_text(plan: BuildPlan, result: BuildResult) -> str:
     """Return the closing note of a build."""
     skipped = counted(len(result.skipped), "utterance")
     made = f"{counted(result.n_built, 'shard')} built, {result.n_reused} reused, {skipped} skipped"
+    if result.seconds:
+        made += f" (time: {shares_text(result.seconds)})"
     if result.path is None:
         parts = f"{plan.shards_folder}/*.h5"
         return f"{made}; when all {len(plan.slices)} are there: merge-stores {parts} --output {plan.options.output}"

@@ -2,11 +2,18 @@
 
 import sys
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from featstore.stopping import check_stopped
 
 _UNITS = {"hash": "B", "check": "frame"}
+
+
+class Progress(Protocol):
+    """Called with how many of how many are done, of what, and what there is to say of it."""
+
+    def __call__(self, done: int, total: int, what: str, note: str = "", /) -> None:
+        """Take note of it."""
 
 
 class ProgressBar:
@@ -33,7 +40,7 @@ class ProgressBar:
     ) -> None:
         self._close()
 
-    def __call__(self, done: int, total: int, what: str) -> None:
+    def __call__(self, done: int, total: int, what: str, note: str = "") -> None:
         """Show that `done` of `total` of `what` are done; a signal to stop that was lost on the way ends it here."""
         check_stopped()
         if not self._shown:
@@ -54,6 +61,8 @@ class ProgressBar:
                 delay=0.5,
             )
         self._bar.total = total
+        if note:
+            self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(done - self._bar.n)
 
     def _close(self) -> None:

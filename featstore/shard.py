@@ -1,24 +1,26 @@
 """A shard: a store of one slice of the corpus, written once, recognised by content when a build is resumed."""
 
+import json
 import logging
 import os
 import platform
 import socket
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from featstore.atomic import discard_leftovers
 from featstore.codecs.base import Codec
 from featstore.corpora.base import Utterance
 from featstore.errors import StoreError, UtteranceError
-from featstore.extract import UtteranceFrames, extract_utterance
+from featstore.extract import PreparedUtterance, UtteranceFrames, clocks_of, encode_prepared
 from featstore.header import (
     CodecHeader,
-    InputHashes,
     ShardRow,
     SkippedRow,
     StoreHeader,
@@ -26,10 +28,12 @@ from featstore.header import (
     read_skipped,
     read_utterances,
 )
-from featstore.inputs import check_same_inputs, hash_file, hash_inputs
+from featstore.inputs import check_same_inputs, hash_inputs
+from featstore.pipeline import Pipeline
 from featstore.seal import check_seal
+from featstore.stopwatch import Stopwatch, shares_text
 from featstore.store import Store
-from featstore.writer import LAYOUT_OPTIONS, StoreWriter
+from featstore.writer import LAYOUT_OPTIONS, ShardFrames
 from schemas.errors import SchemaError
 
 LOG = logging.getLogger(__name__)
@@ -124,58 +128,123 @@ def check_same_options(path: Path, found: Mapping[str, Any], asked: Mapping[str,
         )
 
 
-def build_shard(
-    path: Path,
-    utterances: Sequence[Utterance],
-    job: ShardJob,
-    irregular: Mapping[str, str],
-    progress: Callable[[str], None],
-) -> None:
-    """Encode and label a slice and write it as a factored store; bad utterances are skipped with their reason.
+@dataclass(frozen=True)
+class Slice:
+    """One shard to be built: its path, its utterances sorted by id, and files that could not even be scanned."""
+
+    path: Path
+    utterances: Sequence[Utterance]
+    irregular: Mapping[str, str] = field(default_factory=dict)
+
+
+def build_shards(
+    slices: Sequence[Slice], job: ShardJob, n_workers: int, progress: Callable[[int, str], None]
+) -> dict[str, float]:
+    """Encode and label slices and write each as a factored store; bad utterances are skipped with their reason.
 
     Parameters
     ----------
-    path : Path
-        Appears when it is whole.
-    utterances : sequence of Utterance
-        The slice, sorted by id.
+    slices : sequence of Slice
+        Each file appears when it is whole.
     job : ShardJob
-    irregular : mapping of str to str
-        Ids and reasons of files that could not even be scanned, to be listed as skipped.
-    progress : callable (id) -> None
-        Called after each utterance.
+    n_workers : int
+        Processes that read and label ahead (see `featstore.pipeline`); 0 for none.
+    progress : callable (n_done, note)
+        Called after each utterance, with what the time goes into.
+
+    Returns
+    -------
+    dict of str to float
+        Seconds by stage.
     """
-    started = _now()
-    done: list[UtteranceFrames] = []
-    alignments: dict[str, str] = {}
-    skipped = {id_: SkippedRow(reason) for id_, reason in irregular.items()}
-    for utterance in utterances:
-        inputs = InputHashes(hash_file(utterance.audio_path), hash_file(utterance.alignment_path))
+    places = [(index, place) for index, slice_ in enumerate(slices) for place in range(len(slice_.utterances))]
+    gathered = [_Gathered(slice_) for slice_ in slices]
+    total = Counter[str]()
+    try:
+        with Pipeline(clocks_of(job.codecs), job.f0_method, n_workers) as pipeline:
+            for shard in gathered:
+                if not shard.slice.utterances:
+                    pipeline.write(shard.slice.path, shard.frames(job, {}))
+            before = Counter(pipeline.stopwatch.seconds)
+            flat = [utterance for slice_ in slices for utterance in slice_.utterances]
+            for n_done, (which, prepared) in enumerate(pipeline.prepare(flat), start=1):
+                index, place = places[which]
+                shard = gathered[index]
+                total += shard.encode(place, prepared, job)
+                if shard.is_complete:
+                    waits = {stage: value - before[stage] for stage, value in pipeline.stopwatch.seconds.items()}
+                    before = Counter(pipeline.stopwatch.seconds)
+                    pipeline.write(shard.slice.path, shard.frames(job, waits))
+                    gathered[index] = _Gathered(shard.slice)  # its frames are on their way
+                progress(n_done, shares_text(total + Counter(pipeline.stopwatch.seconds)))
+            pipeline.finish()
+            return dict(total + Counter(pipeline.stopwatch.seconds))
+    finally:
+        for slice_ in slices:
+            discard_leftovers(slice_.path)  # of a writing process that was stopped
+
+
+class _Gathered:
+    """What is encoded of a slice so far."""
+
+    def __init__(self, slice_: Slice) -> None:
+        self.slice = slice_
+        self._started = ""
+        self._done: dict[int, UtteranceFrames] = {}
+        self._skipped = {id_: SkippedRow(reason) for id_, reason in slice_.irregular.items()}
+        self._n_skipped = 0
+        self._seconds = Counter[str]()
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self._done) + self._n_skipped == len(self.slice.utterances)
+
+    def encode(self, place: int, prepared: PreparedUtterance, job: ShardJob) -> "Counter[str]":
+        """Encode an utterance, or note why not; returns the seconds of its stages."""
+        self._started = self._started or _now()
+        stopwatch = Stopwatch()
         try:
-            done.append(extract_utterance(utterance, job.codecs, job.f0_method))
-            alignments[utterance.id] = inputs.alignment
+            with stopwatch("encode"):
+                self._done[place] = encode_prepared(prepared, job.codecs)
         except UtteranceError as error:
-            skipped[utterance.id] = SkippedRow(str(error), *inputs)
-        progress(utterance.id)
-    vocabulary = sorted({label for item in done for frames in item.codecs.values() for label in set(frames.phonemes)})
-    place = {label: index for index, label in enumerate(vocabulary)}
-    row = ShardRow(socket.gethostname(), job.device, started, _now(), _job_id())
-    header = StoreHeader(
-        utterances=[_row(item, job.split, alignments[item.utterance.id]) for item in done],
-        skipped=skipped,
-        phonemes=vocabulary,
-        shards=[row],
-        codecs=[
-            codec_header(codec, [item.codecs[name].codes.shape[1] for item in done])
-            for name, codec in job.codecs.items()
-        ],
-        attributes=job.attributes,
-    )
-    with StoreWriter(path, header, layout="factored") as writer:
-        for item in done:
-            for name, frames in item.codecs.items():
-                index = np.array([place[label] for label in frames.phonemes.tolist()], dtype=np.uint16)
-                writer.append(name, frames.codes, index, frames.f0_hz)
+            self._skipped[prepared.utterance.id] = SkippedRow(str(error), *prepared.inputs)
+            self._n_skipped += 1
+        seconds = Counter({**prepared.seconds, **stopwatch.seconds})
+        self._seconds += seconds
+        return seconds
+
+    def frames(self, job: ShardJob, waits: Mapping[str, float]) -> ShardFrames:
+        """Return the shard to be written: utterances in their order, whatever the order they came in."""
+        done = [self._done[place] for place in sorted(self._done)]
+        tracks = [frames for item in done for frames in item.codecs.values()]
+        vocabulary = sorted({label for frames in tracks for label in set(frames.phonemes.tolist())})
+        number = {label: index for index, label in enumerate(vocabulary)}
+        seconds = {stage: round(value, 3) for stage, value in {**self._seconds, **waits}.items()}
+        row = ShardRow(
+            socket.gethostname(),
+            job.device,
+            self._started or _now(),
+            _now(),
+            _job_id(),
+            seconds_by_stage=json.dumps(seconds, sort_keys=True),
+        )
+        header = StoreHeader(
+            utterances=[_row(item, job.split) for item in done],
+            skipped=dict(sorted(self._skipped.items())),
+            phonemes=vocabulary,
+            shards=[row],
+            codecs=[
+                codec_header(codec, [item.codecs[name].codes.shape[1] for item in done])
+                for name, codec in job.codecs.items()
+            ],
+            attributes=job.attributes,
+        )
+        frames = [
+            (name, track.codes, np.array([number[label] for label in track.phonemes.tolist()], np.uint16), track.f0_hz)
+            for item in done
+            for name, track in item.codecs.items()
+        ]
+        return ShardFrames(header, frames)
 
 
 def codec_header(codec: Codec, n_frames: Sequence[int]) -> CodecHeader:
@@ -204,7 +273,7 @@ def producer_versions(packages: Sequence[str]) -> dict[str, str]:
     return versions
 
 
-def _row(item: UtteranceFrames, split: Mapping[str, int], alignment_sha256: str) -> UtteranceRow:
+def _row(item: UtteranceFrames, split: Mapping[str, int]) -> UtteranceRow:
     utterance = item.utterance
     return UtteranceRow(
         utterance.id,
@@ -212,8 +281,8 @@ def _row(item: UtteranceFrames, split: Mapping[str, int], alignment_sha256: str)
         split[utterance.id],
         item.n_samples,
         item.sample_rate_hz,
-        item.sha256,
-        alignment_sha256=alignment_sha256,
+        item.inputs.audio,
+        alignment_sha256=item.inputs.alignment,
     )
 
 

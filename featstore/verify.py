@@ -9,12 +9,13 @@ import numpy as np
 from featstore import trust
 from featstore.digest import combined_digest, utterance_digests
 from featstore.foreign import check_foreign
+from featstore.progress import Progress
 from featstore.seal import check_is_file, check_seal, read_seal, write_seal
 from featstore.store import Frames, Store
 from featstore.structure import raise_problems
 from featstore.wording import counted
+from featstore.zarr_seal import SEAL_NAME, is_zarr, write_folder_seal
 
-Progress = Callable[[int, int, str], None]
 _LATENTS_FRAMES = 4096  # a row has up to a thousand numbers
 
 
@@ -52,10 +53,10 @@ def verify_store(
     StoreError
         With every violation found.
     """
-    check_is_file(path)
+    if not is_zarr(path):
+        check_is_file(path)
     if reseal:
-        trust.forget(path)
-        check_foreign(path)
+        _check_as_foreign(path)
     elif full:
         check_seal(path, _hashing(progress))
     with Store.of_own(path) if reseal else Store(path) as store:  # opening it checks the structure
@@ -71,9 +72,33 @@ def verify_store(
             check_seal(path.parent / part.path, _hashing(progress))
     raise_problems(path, problems)
     if reseal:
+        _seal_anew(path)
+    return [] if _has_seal(path) else ["it has no seal, so damage where HDF5 does not look is not seen"]
+
+
+def _check_as_foreign(path: Path) -> None:
+    if is_zarr(path):
+        from featstore.zarr_rules import check_foreign_folder
+
+        check_foreign_folder(path)
+    else:
+        trust.forget(path)
+        check_foreign(path)
+
+
+def _seal_anew(path: Path) -> None:
+    if is_zarr(path):
+        from featstore.zarr_rules import remember_folder
+
+        write_folder_seal(path)
+        remember_folder(path)
+    else:
         write_seal(path)
         trust.remember(path)
-    return [] if read_seal(path) is not None else ["it has no seal, so damage where HDF5 does not look is not seen"]
+
+
+def _has_seal(path: Path) -> bool:
+    return (path / SEAL_NAME).is_file() if is_zarr(path) else read_seal(path) is not None
 
 
 def _hashing(progress: Progress | None) -> Callable[[int, int], None] | None:

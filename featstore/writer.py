@@ -260,6 +260,21 @@ class StoreWriter:
         group.create_dataset(path, shape, dtype, chunks=chunks, **filters)
 
 
+@dataclass(frozen=True)
+class ShardFrames:
+    """A shard in memory: its header, and (codec, codes, phoneme, f0) of each utterance and codec, as `append` takes."""
+
+    header: StoreHeader
+    frames: Sequence[tuple[str, NDArray[np.uint16], NDArray[np.uint16], NDArray[np.float32]]]
+
+
+def write_shard(path: Path, shard: ShardFrames) -> None:
+    """Write a shard as a factored store, which appears when it is whole."""
+    with StoreWriter(path, shard.header, layout="factored") as writer:
+        for name, codes, phoneme, f0_hz in shard.frames:
+            writer.append(name, codes, phoneme, f0_hz)
+
+
 def rows_of_chunk(dim: int) -> int:
     """Return how many rows of `dim` float32 numbers a chunk holds."""
     return min(1 << max(0, (_CHUNK_BYTES // (4 * dim)).bit_length() - 1), BLOCK_FRAMES)

@@ -120,7 +120,7 @@ def test_interrupted_build_resumes(options, tmp_path, after):
     reference = digest_of(build_store(plan_build(options())).path)
     plan = plan_build(options(output=tmp_path / "again" / "store.h5"))
 
-    def stop(done, total, what):
+    def stop(done, total, what, note=""):
         if what == "encode" and done >= after:
             raise Interrupted
 

@@ -9,7 +9,7 @@ import soundfile
 from featstore.codecs.base import n_frames_of
 from featstore.corpora.base import Utterance
 from featstore.errors import UtteranceError
-from featstore.extract import extract_utterance
+from featstore.extract import clocks_of, encode_prepared, prepare_utterance
 from featstore.labels import pitch
 from featstore.labels.alignment import read_alignment, token_phonemes
 from featstore.labels.pitch import token_f0_hz
@@ -37,6 +37,10 @@ CODECS = {
     "as_speechtokenizer": ClockOnly(16_000, 320),
     "as_tiny": ClockOnly(8_000, 160),
 }
+
+
+def extract_utterance(utterance, codecs, f0_method):
+    return encode_prepared(prepare_utterance(utterance, clocks_of(codecs), f0_method), codecs)
 
 
 def utterance_of(audio_path: Path, alignment_path: Path | None) -> Utterance:

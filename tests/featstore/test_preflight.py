@@ -126,7 +126,7 @@ def test_a_resumed_build_needs_what_is_not_there_yet(options, monkeypatch):
     class Interrupted(Exception):
         pass
 
-    def stop(done, total, what):
+    def stop(done, total, what, note=""):
         if done == 4:
             raise Interrupted
 

@@ -122,7 +122,10 @@ def sound_store(layout="dense"):
     columns |= {"utterances/sha256": "string", "utterances/shard": "int32", "utterances/alignment_sha256": "string"}
     tables = {f"skipped/{name}": 1 for name in ("id", "reason", "sha256", "alignment_sha256")}
     tables |= {"vocab/phonemes": 5, "vocab/speakers": 2}
-    tables |= {f"shards/{name}": 2 for name in ("host", "device", "started", "finished", "job_id", "content_digest")}
+    tables |= {
+        f"shards/{name}": 2
+        for name in ("host", "device", "started", "finished", "job_id", "content_digest", "seconds_by_stage")
+    }
     texts = ("format", "format_version", "content_digest", "created", "producer")
     frames = {
         "offsets": ("int64", (n + 1,)),
