@@ -268,6 +268,12 @@ probe_options = options(
     ),
     click.option("--require-gpu", is_flag=True, help="Fail where --backend cuml would fall back to the CPU."),
 )
+build_workers_option = click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    help="Processes that read, resample and label ahead of the encoder; 0 for none. [default: one beside a CPU, one a "
+    "core beside a GPU, none for a small corpus]",
+)
 device_option = click.option(
     "--device", type=_Device(), default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."
 )
@@ -365,6 +371,7 @@ def make_corpus_command(out: Path, speakers: int, utterances: int, seed: int, tr
 @click.option("--output", type=PATH, required=True, help="The store to make, e.g. store.h5.")
 @build_options
 @device_option
+@build_workers_option
 @click.option(
     "--shard", type=_Shard(), help="Build only the I-th of N slices (for job arrays); merge-stores joins them."
 )
@@ -430,6 +437,42 @@ def merge_stores_command(
     if not is_new:
         _note(f"{output} is already merged from these parts; nothing to do")
     click.echo(_store_text(output))
+
+
+@main.command(short_help="Write a store in another layout, compression or container.")
+@click.argument("store", type=PATH)
+@click.argument("out", type=PATH)
+@click.option(
+    "--layout",
+    "--embeddings",
+    "layout",
+    type=click.Choice(["dense", "factored"]),
+    help="Write every embedding, or codes and codebooks only. [default: as in the store]",
+)
+@click.option(
+    "--format",
+    "container",
+    type=click.Choice(["hdf5", "zarr"]),
+    help="One HDF5 file, or a folder in Zarr 3. [default: zarr where OUT ends in .zarr, else hdf5]",
+)
+@click.option("--compression", type=click.Choice(["zstd", "gzip", "none"]), help="Of the frames. [default: zstd]")
+@quiet_option
+def export(store: Path, out: Path, layout: Any, container: Any, compression: Any, quiet: bool) -> None:
+    """Write a store anew, without encoding: dense or factored, as HDF5 or Zarr 3, with an equal content digest.
+
+    From any of them; what a virtual store shows of its parts is copied.
+
+    Example:  python cli.py export store.h5 store.zarr --layout factored
+    """
+    _start(quiet)
+    from featstore.export import export_store
+    from featstore.progress import ProgressBar
+
+    with ProgressBar("block", quiet) as bar:
+        is_new = export_store(store, out, layout, container, compression, bar)
+    if not is_new:
+        _note(f"{out} is already this export; nothing to do")
+    click.echo(_store_text(out))
 
 
 @main.command(short_help="What is in a store.")

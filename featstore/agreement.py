@@ -9,7 +9,7 @@ import numpy as np
 from featstore.digest import utterance_digests
 from featstore.errors import StoreError
 from featstore.header import UtteranceRow
-from featstore.store import Store
+from featstore.store import Frames, Store
 from featstore.wording import counted
 
 if TYPE_CHECKING:
@@ -95,6 +95,15 @@ def _check_equal(one: "Part", other: "Part", ids: set[str]) -> None:
     for id_ in sorted(ids):
         if digests[0][id_] != digests[1][id_]:
             raise _refusal(id_, one, other, "their codes or labels differ", len(ids))
+    with Store(one.path) as first, Store(other.path) as second:
+        for name in one.codecs:
+            if not (first[name].has_latents and second[name].has_latents):
+                continue
+            places = [{row.id: place for place, row in enumerate(part.header.utterances)} for part in (one, other)]
+            for id_ in sorted(ids):
+                latents = [_latents(store[name], at[id_]) for store, at in zip((first, second), places, strict=True)]
+                if latents[0] != latents[1]:
+                    raise _refusal(id_, one, other, f"the latents of {name} differ", len(ids))
 
 
 def _difference(one: UtteranceRow, other: UtteranceRow) -> str:
@@ -103,6 +112,15 @@ def _difference(one: UtteranceRow, other: UtteranceRow) -> str:
         if values[0] != values[1]:
             return f"{name} is {values[0]} there, {values[1]} here"
     return ""
+
+
+def own_digests(part: "Part") -> dict[str, bytes]:
+    """Return the digests of the utterances that a part brings to a merged store."""
+    return _digests(part, {row.id for row in part.utterances})
+
+
+def _latents(frames: Frames, place: int) -> bytes:
+    return frames.latents(*frames.offsets[place : place + 2].tolist()).tobytes()
 
 
 def _digests(part: "Part", ids: set[str]) -> dict[str, bytes]:
@@ -121,11 +139,13 @@ def _refusal(id_: str, one: "Part", other: "Part", problem: str, n_shared: int) 
 
 def _builds_of(part: "Part") -> list[tuple[Any, Any]]:
     """Return (corpus, build_options) of the builds that made a part, as far as it tells which belong together."""
-    corpora, options = (_all_of(part.header.attributes[name]) for name in ("corpus", "build_options"))
+    corpora, options = (builds_of(part.header.attributes[name]) for name in ("corpus", "build_options"))
     return [(corpus, options[0]) for corpus in corpora] if len(options) == 1 else []
 
 
-def _all_of(value: Any) -> list[Any]:
+def builds_of(value: Any) -> list[Any]:
     """Return an attribute of each build: of several, where a store was merged from different ones."""
     merged = value.get("merged")
-    return merged if isinstance(merged, list) else [value]
+    if not isinstance(merged, list):
+        return [value]
+    return [build for entry in merged if isinstance(entry, dict) for build in builds_of(entry)]

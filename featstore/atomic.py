@@ -1,13 +1,14 @@
-"""Write-once files: made under a temporary name in the same folder, synced, then renamed.
+"""Write-once files and folders: made under a temporary name in the same folder, synced, then renamed.
 
-A reader therefore sees the whole file or none; what a killed process leaves behind is a temporary file that the next
-writer of the same name discards.
+A reader therefore sees the whole of it or nothing; what a killed process leaves behind is a temporary file or folder
+that the next writer of the same name discards.
 """
 
 import contextlib
 import errno
 import glob
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,21 +26,54 @@ def write_once(path: Path) -> Iterator[Path]:
     OSError
         What the file system says; its ``filename`` is `path` where it was the temporary one.
     """
+    with _renamed_at_the_end(path) as temporary:
+        yield temporary
+
+
+@contextlib.contextmanager
+def write_folder_once(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder; on success sync all that is in it and rename it to `path`; on failure remove it.
+
+    Nothing, or an empty folder, may stand at `path`: a folder cannot take another's place in one step.
+
+    Raises
+    ------
+    OSError
+        As `write_once` does.
+    """
+    with _renamed_at_the_end(path) as temporary:
+        temporary.mkdir()
+        yield temporary
+
+
+@contextlib.contextmanager
+def _renamed_at_the_end(path: Path) -> Iterator[Path]:
     make_folder(path.parent)
     discard_leftovers(path)
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
-    temporary.unlink(missing_ok=True)  # of a process that had the same number, or a link that somebody put there
+    _remove(temporary)  # of a process that had the same number, or a link that somebody put there
     try:
         yield temporary
-        _sync(temporary)
+        _sync_all(temporary)
         os.replace(temporary, path)
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as error:
-        if error.filename == str(temporary):
+        name = os.fspath(error.filename) if isinstance(error.filename, (str, os.PathLike)) else ""
+        if name == str(temporary) or name.startswith(f"{temporary}{os.sep}"):
             error.filename = str(path)
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Give a synced file another name, which may be in another folder of the same file system, and sync both folders.
+
+    What stands at `target` is replaced in the same step.
+    """
+    os.replace(source, target)
+    sync(target.parent)
+    sync(source.parent)
 
 
 def make_folder(folder: Path) -> None:
@@ -48,7 +82,7 @@ def make_folder(folder: Path) -> None:
         return
     make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
-    _sync(folder.parent)
+    sync(folder.parent)
 
 
 def write_text_once(path: Path, text: str) -> None:
@@ -58,7 +92,7 @@ def write_text_once(path: Path, text: str) -> None:
 
 
 def discard_leftovers(path: Path, *, of_any_host: bool = False) -> list[Path]:
-    """Remove temporary files of `path` whose process on this machine is gone; return them.
+    """Remove temporary files and folders of `path` whose process on this machine is gone; return them.
 
     Parameters
     ----------
@@ -71,7 +105,7 @@ def discard_leftovers(path: Path, *, of_any_host: bool = False) -> list[Path]:
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.{host}-*.partial"):
         host_there, _, pid = leftover.name.removesuffix(".partial").removeprefix(f".{path.name}.").rpartition("-")
         if pid.isdigit() and (host_there != socket.gethostname() or not _is_alive(int(pid))):
-            leftover.unlink(missing_ok=True)
+            _remove(leftover)
             gone.append(leftover)
     return gone
 
@@ -88,7 +122,25 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _sync(path: Path) -> None:
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync_all(path: Path) -> None:
+    """Sync a file, or a folder with all that is in it, from the inside out."""
+    if path.is_dir():
+        for place, _, names in os.walk(path, topdown=False):
+            for name in names:
+                sync(Path(place, name))
+            sync(Path(place))
+    else:
+        sync(path)
+
+
+def sync(path: Path) -> None:
     """Have a file, or what names a folder holds, on the disk before going on."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -1,20 +1,22 @@
 """Build a store: scan, split, weights, shards, merge. Run the same call again to resume it."""
 
 import contextlib
+import hashlib
 import logging
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from featstore import trust
-from featstore.atomic import discard_leftovers
+from featstore.atomic import discard_leftovers, rename
 from featstore.codecs.base import Codec
 from featstore.codecs.choose import WeightsRequest, check_weights, find_checkpoint
 from featstore.codecs.device import choose_device, describe_device
 from featstore.codecs.registry import codec_family
+from featstore.corpora.base import Utterance
 from featstore.errors import StoreError
-from featstore.header import read_skipped, read_utterances
+from featstore.header import SkippedRow, read_skipped, read_utterances
 from featstore.inputs import check_same_inputs, hash_inputs
 from featstore.lock import hold_lock
 from featstore.merge import merge_stores
@@ -34,6 +36,7 @@ from featstore.store import Store
 from featstore.verify import verify_store
 from featstore.wording import counted
 from featstore.workers import choose_workers
+from schemas.errors import SchemaError
 
 LOG = logging.getLogger(__name__)
 _PACKAGES = (
@@ -48,6 +51,14 @@ _PACKAGES = (
     "textgrid",
     "h5py",
 )
+
+
+@dataclass(frozen=True)
+class Built(Finished):
+    """A whole output: what it skipped, and what it was merged from."""
+
+    shard_digests: frozenset[str] = frozenset()
+    has_latents: bool = False
 
 
 def build_store(plan: BuildPlan, progress: Progress | None = None) -> BuildResult:
@@ -110,53 +121,89 @@ def _build(plan: BuildPlan, report: Progress) -> BuildResult:
     return result
 
 
-def _merge(plan: BuildPlan, shards: Sequence[Path], report: Progress) -> None:
-    """Merge shards into the output, verify that, and only then remove them."""
-    options = plan.options
+def _merge(plan: BuildPlan, parts: Sequence[Path], report: Progress) -> None:
+    """Merge into a file beside the shards, verify that, give it its name, and only then remove what went into it."""
+    options, staged = plan.options, plan.shards_folder / "merged.h5"
     merge_stores(
-        shards,
-        options.output,
+        parts,
+        staged,
         options.embeddings,
         options.compression,
         progress=lambda done, total: report(done, total, "merge"),
     )
-    _clear_shards(plan, report)
+    verify_store(staged, full=True, progress=report)
+    trust.forget(staged)
+    rename(staged, options.output)
+    trust.remember(options.output, trust.identity_of(options.output))
+    _remove_shards(plan, [path for path in parts if path != options.output])
 
 
-def _clear_shards(plan: BuildPlan, report: Progress) -> None:
-    verify_store(plan.options.output, full=True, progress=report)
-    for path in plan.shards_folder.glob("*.h5"):
+def _remove_shards(plan: BuildPlan, paths: Iterable[Path]) -> None:
+    """Remove shards that are merged, and their folder if nothing else is in it."""
+    for path in paths:
         trust.forget(path)
-    shutil.rmtree(plan.shards_folder)
+        path.unlink(missing_ok=True)
+        discard_leftovers(path, of_any_host=True)
+    with contextlib.suppress(OSError):  # another build's shards stand there too
+        plan.shards_folder.rmdir()
 
 
-def _take_up(plan: BuildPlan, job: ShardJob, there: Finished, report: Progress) -> BuildResult:
-    """Leave a finished store as it is, or encode what was skipped when it was built and add that."""
+def _take_up(plan: BuildPlan, job: ShardJob, there: Built, report: Progress) -> BuildResult:
+    """Leave a finished store as it is, or encode what has been repaired since and add that."""
     options = plan.options
-    result = BuildResult(options.output, n_reused=len(plan.slices))
-    again = [utterance for utterance in plan.utterances if utterance.id in there.skipped]
-    if options.retry_skipped and again:
-        path = plan.shards_folder / "retried.h5"
-        result.seconds = build_shards([Slice(path, again)], job, 0, _counting(report, 0, len(again)))
-        result.n_built = 1
-        with Store(path) as store:
-            is_any = store.n_utterances > 0
-        if is_any:
-            _merge(plan, [options.output, path], report)
-        else:
-            shutil.rmtree(plan.shards_folder)
-    else:
+    result = BuildResult(options.output, n_reused=len(plan.slices), skipped=_reasons(there.skipped))
+    again = [utterance for utterance in plan.utterances if utterance.id in there.repaired]
+    if not (options.retry_skipped and again):
         LOG.info("%s is already built from these inputs; nothing to do", options.output)
         _note_repaired(there.repaired)
-        if plan.shards_folder.exists():  # of a build that ended between the store's last byte and now
-            _clear_shards(plan, report)
-    result.skipped = _skipped(options.output)
+        # of a build that ended between the store's last byte and now
+        _remove_shards(plan, [path for path in _finished_shards(plan) if _digest_of(path) in there.shard_digests])
+        return result
+    if there.has_latents:
+        raise StoreError(f"{options.output}: has latents, which a retry cannot add to; build it again elsewhere")
+    slices = _retry_slices(plan, again)
+    asked = job.attributes["build_options"]
+    left = [slice_ for slice_ in slices if find_finished(slice_.path, asked, slice_.utterances) is None]
+    result.seconds = build_shards(left, job, 0, _counting(report, 0, len(again)))
+    result.n_built = len(left)
+    skipped = dict(there.skipped)
+    n_new = 0
+    for slice_ in slices:
+        with Store(slice_.path) as store:
+            n_new += store.n_utterances
+            skipped |= read_skipped(store)
+    if n_new:
+        _merge(plan, [options.output, *(slice_.path for slice_ in slices)], report)
+        result.skipped = _skipped(options.output)
+    else:  # nothing to add: the store stays, and the reasons of today are told
+        result.skipped = _reasons(skipped)
+    _remove_shards(plan, plan.shards_folder.glob("retried-*.h5"))
     return result
 
 
+def _retry_slices(plan: BuildPlan, utterances: Sequence[Utterance]) -> list[Slice]:
+    """Return the shards in which repaired utterances are taken up; their names tell which utterances they hold."""
+    n = plan.options.shard_utterances
+    pieces = [utterances[first : first + n] for first in range(0, len(utterances), n)]
+    ids = (hashlib.sha256("\0".join(item.id for item in piece).encode()).hexdigest()[:16] for piece in pieces)
+    return [Slice(plan.shards_folder / f"retried-{id_}.h5", piece) for id_, piece in zip(ids, pieces, strict=True)]
+
+
+def _finished_shards(plan: BuildPlan) -> list[Path]:
+    return [path for index in range(len(plan.slices)) if (path := plan.shard_path(index)).exists()]
+
+
+def _digest_of(path: Path) -> str:
+    """Return the content digest of a shard; empty where it cannot be had."""
+    try:
+        with Store(path) as store:
+            return store.content_digest
+    except (StoreError, SchemaError):
+        return ""
+
+
 def _is_to_retry(plan: BuildPlan, finished: Finished) -> bool:
-    ids = {utterance.id for utterance in plan.utterances}
-    return plan.options.retry_skipped and bool(finished.skipped.keys() & ids)
+    return plan.options.retry_skipped and bool(finished.repaired)
 
 
 def _note_repaired(ids: Sequence[str]) -> None:
@@ -239,7 +286,7 @@ def _counting(report: Progress, n_before: int, n_total: int) -> Callable[[int, s
     return lambda n_done, note: report(n_before + n_done, n_total, "encode", note)
 
 
-def find_built(plan: BuildPlan, asked: Mapping[str, Any]) -> Finished | None:
+def find_built(plan: BuildPlan, asked: Mapping[str, Any]) -> Built | None:
     """Return what there is of a plan's output, or None where nothing stands there; reads the plan's files to compare.
 
     Parameters
@@ -260,9 +307,13 @@ def find_built(plan: BuildPlan, asked: Mapping[str, Any]) -> Finished | None:
         check_same_options(output, store.json_attribute("build_options"), asked)
         layouts = {store[name].layout for name in store.codec_names}
         utterances, skipped = read_utterances(store), read_skipped(store)
+        # the shards that a virtual store shows are its own: never taken for leftovers
+        digests = frozenset() if store.parts else frozenset(store.strings("shards/content_digest")) - {""}
+        has_latents = any(store[name].has_latents for name in store.codec_names)
     if layouts != {layout}:
         raise StoreError(f"{output}: a store with another layout stands there; remove it or choose another --output")
-    return Finished(skipped, check_same_inputs(output, utterances, skipped, hash_inputs(plan.utterances)))
+    repaired = check_same_inputs(output, utterances, skipped, hash_inputs(plan.utterances))
+    return Built(skipped, repaired, digests, has_latents)
 
 
 def _check_some_frames(plan: BuildPlan, shards: Sequence[Path]) -> None:
@@ -272,11 +323,15 @@ def _check_some_frames(plan: BuildPlan, shards: Sequence[Path]) -> None:
             n += store.n_utterances
             skipped |= dict(zip(store.strings("skipped/id"), store.strings("skipped/reason"), strict=True))
     if n == 0:
-        shutil.rmtree(plan.shards_folder)  # they hold nothing but reasons, of which the error tells
+        _remove_shards(plan, shards)  # they hold nothing but reasons, of which the error tells
         first = next(iter(skipped.values()), "no utterance")
         raise StoreError(f"none of {counted(len(skipped), 'utterance')} can be used; the first: {first}")
 
 
 def _skipped(path: Path) -> dict[str, str]:
     with Store(path) as store:
-        return dict(zip(store.strings("skipped/id"), store.strings("skipped/reason"), strict=True))
+        return _reasons(read_skipped(store))
+
+
+def _reasons(skipped: Mapping[str, SkippedRow]) -> dict[str, str]:
+    return {id_: row.reason for id_, row in skipped.items()}

@@ -6,6 +6,7 @@ from featstore.safe_text import printable
 from featstore.sizes import in_bytes
 from featstore.store import Store
 from featstore.wording import counted
+from featstore.zarr_seal import is_zarr, list_files
 
 _BASELINE_CODEC = "melrvq"  # all its learning is the fit of its codebooks: it is no untrained network
 
@@ -30,8 +31,10 @@ def describe(store: Store) -> dict[str, Any]:
             "bytes": frames.stored_bytes(),
         }
     split = store.numbers("utterances/split")
+    sizes = [status.st_size for status in (list_files(store.path).values() if is_zarr(store.path) else ())]
     return {
         "path": str(store.path),
+        "container": "zarr" if sizes else "hdf5",
         "format_version": store.attributes["format_version"],
         "complete": bool(store.attributes["complete"]),
         "content_digest": store.content_digest,
@@ -46,7 +49,8 @@ def describe(store: Store) -> dict[str, Any]:
         "skipped": dict(zip(store.strings("skipped/id"), store.strings("skipped/reason"), strict=True)),
         "n_speakers": len(store.strings("vocab/speakers")),
         "n_phonemes": len(store.strings("vocab/phonemes")),
-        "bytes": store.path.stat().st_size,
+        "bytes": sum(sizes) if sizes else store.path.stat().st_size,
+        "n_files": max(1, len(sizes)),
         "parts": [part.path for part in store.parts],
         "absent_parts": store.absent_parts,
         "codecs": codecs,
@@ -62,12 +66,16 @@ def weights_text(codec: str, weights: str) -> str:
     return f"{'UNTRAINED' if weights == 'untrained' else weights} weights"
 
 
+def _container(found: dict[str, Any]) -> str:
+    return f", Zarr 3, {counted(found['n_files'], 'file')}" if found["container"] == "zarr" else ""
+
+
 def describe_text(store: Store) -> str:
     """Return what ``inspect`` prints for a person."""
     found = describe(store)
     corpus = found["corpus"]
     lines = [
-        f"{found['path']}  ({in_bytes(found['bytes'])}, format {found['format_version']})",
+        f"{found['path']}  ({in_bytes(found['bytes'])}, format {found['format_version']}{_container(found)})",
         f"  made            {found['created']} by {found['producer']}",
         f"  content digest  {found['content_digest']}",
         f"  corpus          {corpus.get('split', 'merged')}: {counted(found['n_utterances'], 'utterance')} "

@@ -5,7 +5,7 @@ shard boundaries, merge order, number of workers and time. The byte-exact defini
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,24 @@ def combined_digest(store: Store, digests: Iterable[bytes]) -> str:
         _add_text(total, codec, frames.weights, frames.weights_sha256, *map(str, clock))
         total.update(np.ascontiguousarray(frames.codebooks, dtype="<f4").data)
     return total.hexdigest()
+
+
+def wrong_shards(store: Store, digests: Sequence[bytes]) -> list[int]:
+    """Return the places of merged shards that a store does not hold as they were: their digests tell.
+
+    Parameters
+    ----------
+    store : Store
+    digests : sequence of bytes
+        Its `utterance_digests`.
+    """
+    shard_of = store.numbers("utterances/shard")
+    wrong = []
+    for place, expected in enumerate(store.strings("shards/content_digest")):
+        its_own = [digest for digest, shard in zip(digests, shard_of, strict=True) if shard == place]
+        if expected and combined_digest(store, its_own) != expected:
+            wrong.append(place)
+    return wrong
 
 
 def _add_frames(utterances: "list[hashlib._Hash]", frames: Frames, phonemes: list[str]) -> None:

@@ -18,6 +18,7 @@ from featstore.header import InputHashes
 from featstore.inputs import hash_file
 from featstore.labels.alignment import check_alignment_fits, read_alignment, token_phonemes
 from featstore.labels.pitch import token_f0_hz
+from featstore.patient_read import UnreadableFileError
 from featstore.stopwatch import Stopwatch
 
 
@@ -101,6 +102,8 @@ def prepare_utterance(utterance: Utterance, clocks: Sequence[CodecClock], f0_met
         return _prepare(utterance, clocks, f0_method, stopwatch)
     except UtteranceError as error:
         inputs = InputHashes(hash_file(utterance.audio_path), hash_file(utterance.alignment_path))
+        if isinstance(error.__cause__, UnreadableFileError):
+            inputs = InputHashes()  # nothing was read, so whatever can be read later counts as repaired
         return PreparedUtterance(utterance, inputs, str(error), seconds=stopwatch.seconds)
 
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from featstore.atomic import make_folder
 from featstore.errors import StoreError
 
 LOG = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def hold_lock(output: Path, *, shared: bool = False, wait: bool = False) -> Iter
         When another process holds it; the message says which.
     """
     path = output.with_name(f"{output.name}.lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     descriptor = _acquire(path, output, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, wait)
     try:
         yield
@@ -58,10 +59,10 @@ def _acquire(path: Path, output: Path, kind: int, wait: bool) -> int:
     """Return an open descriptor of the lock file, locked."""
     has_told = False
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = _open(path)
         try:
             if not _lock(descriptor, kind):
-                owner = _owner(descriptor)
+                owner = _owner(descriptor, kind)
                 if not wait:
                     raise StoreError(
                         f"{output}: is being written by {owner}; wait for it, stop it, or choose another --output"
@@ -70,7 +71,7 @@ def _acquire(path: Path, output: Path, kind: int, wait: bool) -> int:
                     LOG.info("waiting for %s, which is being written by %s ...", output, owner)
                     has_told = True
             elif _is_still(descriptor, path):  # the last owner may have removed it since it was opened
-                _write_owner(descriptor)
+                _write_owner(descriptor, kind)
                 return descriptor
             else:
                 os.close(descriptor)
@@ -80,6 +81,15 @@ def _acquire(path: Path, output: Path, kind: int, wait: bool) -> int:
             raise
         os.close(descriptor)
         time.sleep(_WAIT_S)
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise StoreError(f"{path}: expected a lock file, found a symbolic link; remove it") from error
+        raise
 
 
 def _lock(descriptor: int, kind: int) -> bool:
@@ -98,17 +108,18 @@ def _lock(descriptor: int, kind: int) -> bool:
 
 def _is_still(descriptor: int, path: Path) -> bool:
     try:
-        there = path.stat()
+        there = path.lstat()
     except FileNotFoundError:
         return False
     mine = os.fstat(descriptor)
     return (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino)
 
 
-def _write_owner(descriptor: int) -> None:
+def _write_owner(descriptor: int, kind: int) -> None:
     owner = {
         "host": socket.gethostname(),
         "process": os.getpid(),
+        "shared": kind == fcntl.LOCK_SH,
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(Path(word).name if place == 0 else word for place, word in enumerate(sys.argv[:2])),
     }
@@ -117,16 +128,22 @@ def _write_owner(descriptor: int) -> None:
         os.pwrite(descriptor, json.dumps(owner).encode("utf-8"), 0)
 
 
-def _owner(descriptor: int) -> str:
-    """Return who holds a lock, in words; who has just taken it may not have written its name yet."""
+def _owner(descriptor: int, kind: int) -> str:
+    """Return who holds a lock, in words; who has just taken it may not have written its name yet.
+
+    Of several that share it, the file tells who took it last, and that one may have ended.
+    """
     for _ in range(_N_LOOKS - 1):
         if os.fstat(descriptor).st_size:
             break
         time.sleep(_LOOK_S)
     try:
         owner = json.loads(os.pread(descriptor, _OWNER_BYTES, 0))
+        several = (
+            "builders of its shards, the last to begin being " if kind == fcntl.LOCK_EX and owner["shared"] else ""
+        )
         return (
-            f"process {int(owner['process'])} on {owner['host']!s:.100} ({owner['command']!s:.100}, since "
+            f"{several}process {int(owner['process'])} on {owner['host']!s:.100} ({owner['command']!s:.100}, since "
             f"{owner['since']!s:.40})"
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -5,19 +5,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from featstore.agreement import check_same_codecs, check_same_splits, find_repeated
+from featstore.agreement import builds_of, check_same_codecs, check_same_splits, find_repeated, own_digests
 from featstore.atomic import discard_leftovers
 from featstore.completeness import missing_shards, missing_utterances
+from featstore.digest import utterance_digests
 from featstore.errors import StoreError
 from featstore.header import JSON_ATTRIBUTES, CodecHeader, ShardRow, StoreHeader, UtteranceRow, read_header
 from featstore.lock import hold_lock
 from featstore.preflight import check_space_to_merge
 from featstore.seal import check_seal
 from featstore.store import BLOCK_FRAMES, Store
+from featstore.verify import check_tables
 from featstore.virtual import VirtualFrames, check_can_be_shown, part_rows
 from featstore.writer import LAYOUT_OPTIONS, Compression, Layout, StoreWriter, rows_of_chunk
 
@@ -95,9 +97,10 @@ def merge_stores(
         layout = check_can_be_shown(headers, output, layout)
         header = replace(header, parts=part_rows(headers, output))
     asked = headers[0].header.attributes["build_options"]
-    layout = layout or asked.get("embeddings") or ("dense" if "dense" in headers[0].layouts.values() else "factored")
-    compression = compression or asked.get("compression", "zstd")
-    if _is_merged(output, header, layout):
+    layout = layout or _asked(asked, "embeddings", Layout)
+    layout = layout or ("dense" if "dense" in headers[0].layouts.values() else "factored")
+    compression = compression or _asked(asked, "compression", Compression) or "zstd"
+    if _is_merged(output, headers, header, layout):
         return False
     if output.exists() and not may_replace:
         raise StoreError(f"{output}: stands there already; remove it or choose another --output")
@@ -158,6 +161,12 @@ def _runs(order: Sequence[tuple[str, int, int]]) -> Iterator[tuple[int, int, int
         yield places[0][1], places[0][2], places[-1][2] + 1
 
 
+def _asked(options: Mapping[str, Any], name: str, choices: Any) -> Any:
+    """Return what the parts' builds asked for, if it is one of the choices: a store from elsewhere may say anything."""
+    value = options.get(name)
+    return value if value in get_args(choices) else None
+
+
 def _copy(
     writer: StoreWriter,
     part: Part,
@@ -175,9 +184,13 @@ def _copy(
         start, stop = int(frames.offsets[first]), int(frames.offsets[last])
         for a in range(start, stop, BLOCK_FRAMES):
             b = min(a + BLOCK_FRAMES, stop)
-            writer.append(
-                codec.name, frames.codes(a, b), renumber[frames.labels("phoneme", a, b)], frames.labels("f0", a, b)
-            )
+            codes, phoneme = frames.codes(a, b), frames.labels("phoneme", a, b)
+            if codes.max(initial=0) >= frames.n_codewords or phoneme.max(initial=0) >= len(renumber):
+                raise StoreError(
+                    f"{part.path}:/codecs/{codec.name}: expected codes below {frames.n_codewords} and phonemes below "
+                    f"{len(renumber)} in frames {a} to {b}, found larger ones; build this part again"
+                )
+            writer.append(codec.name, codes, renumber[phoneme], frames.labels("f0", a, b))
         if codec.has_latents and with_latents:
             rows = rows_of_chunk(frames.dim)
             for a in range(start, stop, rows):
@@ -187,13 +200,25 @@ def _copy(
 def _read_parts(paths: Sequence[Path], output: Path) -> list[Part]:
     if not paths:
         raise StoreError(f"{output}: there is no store to merge")
-    parts = []
+    parts = list[Part]()
     for path in paths:
         check_seal(path)  # a damaged part would get a seal of its own in the merged store
         with Store(path) as store:
+            check_tables(store)
             layouts = {name: store[name].layout for name in store.codec_names}
-            parts.append(Part(path, read_header(store), layouts, store.content_digest))
+            header = read_header(store)
+            if parts:
+                header = replace(header, codecs=[_shared(codec, parts[0]) for codec in header.codecs])
+            parts.append(Part(path, header, layouts, store.content_digest))
     return parts
+
+
+def _shared(codec: CodecHeader, first: Part) -> CodecHeader:
+    """Return a header with the first part's codebooks in place of equal ones: each has megabytes of them."""
+    known = first.codecs.get(codec.name)
+    if known is None or not np.array_equal(known.codebooks, codec.codebooks):
+        return codec
+    return replace(codec, codebooks=known.codebooks)
 
 
 def _check_room(header: StoreHeader, layout: Layout, compression: Compression, output: Path) -> None:
@@ -205,15 +230,23 @@ def _check_room(header: StoreHeader, layout: Layout, compression: Compression, o
     check_space_to_merge(sizes, codebooks, layout, compression, output, sum(latents))
 
 
-def _is_merged(output: Path, header: StoreHeader, layout: str) -> bool:
-    """Tell whether `output` was made from these very parts: every shard's digest stands in it."""
-    if not output.exists() or not all(row.content_digest for row in header.shards):
+def _is_merged(output: Path, parts: Sequence[Part], header: StoreHeader, layout: str) -> bool:
+    """Tell whether `output` was made from these very parts: by the digests of shards, else of utterances."""
+    if not output.exists():
         return False
     with Store(output) as store:
         there = read_header(store)
         layouts = {store[name].layout for name in store.codec_names}
-    same = there.shards == header.shards and list(there.parts) == list(header.parts) and layouts == {layout}
-    return same and [row.id for row in there.utterances] == [row.id for row in header.utterances]
+        same = list(there.shards) == list(header.shards) and list(there.parts) == list(header.parts)
+        same = same and layouts == {layout} and list(there.utterances) == list(header.utterances)
+        same = same and there.skipped == header.skipped
+        latents = [[codec.has_latents for codec in head.codecs] for head in (there, header)]
+        if not same or latents[0] != latents[1]:
+            return False
+        if all(row.content_digest for row in header.shards):
+            return True
+        digests = dict(zip((row.id for row in there.utterances), utterance_digests(store), strict=True))
+    return all(digests[id_] == digest for part in parts for id_, digest in own_digests(part).items())
 
 
 def _warn_of_missing(parts: Sequence[Part]) -> None:
@@ -286,15 +319,15 @@ def _shard_rows(part: Part) -> list[ShardRow]:
 
 
 def _merged_attributes(parts: Sequence[Part]) -> dict[str, Mapping[str, Any]]:
-    f0_methods = {part.header.attributes["build_options"].get("f0"): part.path for part in parts}
+    f0_methods = {str(part.header.attributes["build_options"].get("f0")): part.path for part in parts}
     if len(f0_methods) > 1:
         found = "; ".join(f"{method} in {path}" for method, path in f0_methods.items())
         raise StoreError(f"F0 was measured in different ways ({found}); build them with one --f0 before merging")
     merged: dict[str, Mapping[str, Any]] = {}
     for name in JSON_ATTRIBUTES:
         values: list[dict[str, Any]] = []
-        for part in parts:
-            value = {key: item for key, item in part.header.attributes[name].items() if key not in LAYOUT_OPTIONS}
+        for build in (build for part in parts for build in builds_of(part.header.attributes[name])):
+            value = {key: item for key, item in build.items() if key not in LAYOUT_OPTIONS}
             if value not in values:
                 values.append(value)
         merged[name] = (

@@ -20,6 +20,11 @@ class PartRow:
     content_digest: str
 
 
+def part_path(store: Path, name: str) -> Path:
+    """Return where a part of a virtual store lies: HDF5 looks beside the file itself, not beside a link to it."""
+    return store.resolve().parent / name
+
+
 def find_absent(store: Path, parts: Sequence[PartRow]) -> dict[str, str]:
     """Return the names of parts that are missing or not what they were, and in words what is wrong.
 
@@ -27,7 +32,7 @@ def find_absent(store: Path, parts: Sequence[PartRow]) -> dict[str, str]:
     """
     absent = {}
     for part in parts:
-        path = store.parent / part.path
+        path = part_path(store, part.path)
         if odd_part(part.path, store):
             absent[part.path] = "does not lie in or below the store's folder"
         elif not path.exists():

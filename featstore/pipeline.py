@@ -6,7 +6,7 @@ one utterance ready, which bounds the memory; results are put where they belong,
 many there are.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,6 @@ from featstore.corpora.base import Utterance
 from featstore.errors import StoreError
 from featstore.extract import CodecClock, PreparedUtterance, prepare_utterance
 from featstore.header import InputHashes
-from featstore.inputs import hash_file
 from featstore.pool import OneCallAhead, Pool
 from featstore.stopwatch import Stopwatch
 from featstore.writer import ShardFrames, write_shard
@@ -113,8 +112,10 @@ class _Lost:
             if self.is_late
             else f"the process that read it ended twice (exit code {self.exit_code}; too little memory?)"
         )
-        inputs = InputHashes() if self.is_late else InputHashes(*map(hash_file, _paths(utterance)))
-        return PreparedUtterance(utterance, inputs, f"{utterance.id}: {happened}; use --retry-skipped to try again")
+        # no hashes: nothing is known of its files, so they count as repaired when they are looked at again
+        return PreparedUtterance(
+            utterance, InputHashes(), f"{utterance.id}: {happened}; use --retry-skipped to try again"
+        )
 
 
 class _Preparing(Pool):
@@ -154,7 +155,3 @@ class _Writer:
 
     def write(self, path: Path, shard: ShardFrames) -> None:
         write_shard(path, shard)
-
-
-def _paths(utterance: Utterance) -> Iterable[Path | None]:
-    return utterance.audio_path, utterance.alignment_path

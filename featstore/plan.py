@@ -91,6 +91,8 @@ class BuildPlan:
         every = () if stands else range(len(self.slices))
         asked = every if options.shard is None else (options.shard[0] - 1,)
         slices = [len(self.slices[index]) for index in asked if not self.shard_path(index).exists()]
+        if stands and options.retry_skipped and options.shard is None:
+            slices = [options.shard_utterances]  # how many are to be taken up is not known yet; one shard at a time
         return WorkLeft(options.output, options.embeddings, self.sizes, len(self.utterances), slices, has_merge)
 
 

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from featstore.memory import keep_freed_memory
+from featstore.stopping import signals_held
 from schemas.errors import RvqprobeError
 
 Call = tuple[str, tuple[Any, ...]]  # method of the worker's object, and its arguments
@@ -236,19 +237,12 @@ def _signals_held() -> Iterator[None]:
     handler in the main thread: one that only remembers keeps it from leaving a child half made.
     """
     resource_tracker.ensure_running()  # which would unblock them, were it started with the first child
-    came: list[int] = []
-    handlers = {}
-    if threading.current_thread() is threading.main_thread():  # only there may handlers be set
-        handlers = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in _STOPPING}
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        for late in came:
-            signal.raise_signal(late)
+    with signals_held():
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def answer_call(answerer: Any, call: Call) -> Any:

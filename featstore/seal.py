@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featstore.errors import StoreError
+from featstore.zarr_seal import check_folder_seal, is_zarr
 
 SEAL_BYTES = 512  # the smallest user block of HDF5
 _LINE = re.compile(rb"rvqprobe-seal 1 bytes (0|[1-9][0-9]{0,18}) sha256 ([0-9a-f]{64})\n")
@@ -86,8 +87,8 @@ def check_is_file(path: Path) -> None:
         raise StoreError(f"{path}: expected a store, found {found}; build one with build-store")
 
 
-def check_seal(path: Path, progress: Callable[[int, int], None] | None = None) -> Seal | None:
-    """Read the whole file and compare it with its seal; None where it has none.
+def check_seal(path: Path, progress: Callable[[int, int], None] | None = None) -> object:
+    """Read the whole file, or every file of a store in Zarr, and compare it with its seal; None where it has none.
 
     Parameters
     ----------
@@ -100,6 +101,8 @@ def check_seal(path: Path, progress: Callable[[int, int], None] | None = None) -
     StoreError
         As `read_seal` does, and when the hash differs: a bit has changed since the store was finished.
     """
+    if is_zarr(path):
+        return check_folder_seal(path, progress)
     seal = read_seal(path)
     if seal is not None and _hash_after_seal(path, progress) != seal.sha256:
         raise StoreError(

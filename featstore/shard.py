@@ -34,7 +34,6 @@ from featstore.seal import check_seal
 from featstore.stopwatch import Stopwatch, shares_text
 from featstore.store import Store
 from featstore.writer import LAYOUT_OPTIONS, ShardFrames
-from schemas.errors import SchemaError
 
 LOG = logging.getLogger(__name__)
 
@@ -98,12 +97,14 @@ def find_finished(path: Path, options: Mapping[str, Any], slice_: Sequence[Utter
         return None
     try:
         check_seal(path)
-        with Store(path) as store:
-            found = store.json_attribute("build_options")
-            utterances, skipped = read_utterances(store), read_skipped(store)
-    except (StoreError, SchemaError, OSError, KeyError) as error:
+    except StoreError as error:
+        if isinstance(error.__cause__, OSError):
+            raise  # it cannot be read now, which is no reason to do its work again
         LOG.warning("warning: %s; this shard is built again", str(error).split(";")[0])
         return None
+    with Store(path) as store:
+        found = store.json_attribute("build_options")
+        utterances, skipped = read_utterances(store), read_skipped(store)
     check_same_options(path, found, options)
     return Finished(skipped, check_same_inputs(path, utterances, skipped, hash_inputs(slice_)))
 

@@ -65,6 +65,28 @@ def signals_noticed() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """Put off what Python does about SIGINT and SIGTERM until the block has ended, for work that must not be cut short.
+
+    An exception in the middle of a call by HDF5 to Python would be dropped, and what HDF5 was about to write with it.
+    Outside the main thread, where Python handles no signals, this does nothing.
+    """
+    came: list[int] = []
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in _STOPPING:
+            if callable(signal.getsignal(number)):  # ignored it may stay, and the system's own way is no exception
+                handlers[number] = signal.signal(number, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for late in came:
+            signal.raise_signal(late)
+
+
 def check_stopped() -> None:
     """Raise `KeyboardInterrupt` or `Terminated` if such a signal came, whatever became of its first exception."""
     if _received:

@@ -8,11 +8,12 @@ Layers count from 1, as the papers do; `Frames` is the one place that maps them 
 
 import json
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import hdf5plugin  # noqa: F401  (registers the Zstandard filter with HDF5)
@@ -22,11 +23,15 @@ from numpy.typing import NDArray
 from featstore.admission import admit
 from featstore.errors import StoreError, UnknownNameError
 from featstore.parts import PartRow, find_absent
+from featstore.reading import check_rows, check_span, frame_numbers, gather_rows, spans_of, take_from
 from featstore.structure import check_structure, plain_attributes
-from schemas.store import check_store_version, store_spec
+from featstore.zarr_folder import FolderGroup, open_folder
+from featstore.zarr_seal import is_zarr
+from schemas.store import EVAL, TRAIN, check_store_version, store_spec
 
 LOG = logging.getLogger(__name__)
 _N_WARNED = 5  # absent parts that are named
+_SPLITS = {"train": TRAIN, "eval": EVAL}
 BLOCK_FRAMES = 65_536  # frames read or written at once; a multiple of every chunk's length
 
 
@@ -36,6 +41,7 @@ class Store:
     Parameters
     ----------
     path : Path or str
+        An HDF5 file, or a folder in Zarr 3 (`featstore.zarr_store`).
 
     Raises
     ------
@@ -72,6 +78,10 @@ class Store:
         if not attributes.get("complete"):
             raise StoreError(f"{self.path}: the store was never finished; build it again")
         check_structure(self._file, self.path)
+        if self.parts and os.environ.get("HDF5_VDS_PREFIX"):
+            raise StoreError(
+                f"{self.path}: HDF5_VDS_PREFIX is set, so HDF5 would read other files than its parts; unset it"
+            )
         for name, problem in list(self.absent_parts.items())[:_N_WARNED]:
             LOG.warning(
                 "warning: %s: its part %s %s; reading frames of it is refused (%d of %d parts are there)",
@@ -185,10 +195,21 @@ class Frames:
         self.n_layers, self.n_codewords, self.dim = (int(size) for size in group["codebooks"].shape)
         self.n_frames = int(group["codes"].shape[1])
         self._spans: dict[str, list[tuple[str, int, int]]] = {}
+        self._opened: dict[str, Any] = {}
 
     @property
     def _group(self) -> Any:
         return self.store._file["codecs"][self.name]
+
+    def _dataset(self, path: str) -> Any:
+        """Return one of the codec's datasets, opened once: HDF5 drops the chunks it holds with the last handle."""
+        file = self.store._file  # refuses a store that was closed
+        if path in self._opened:
+            return self._opened[path]
+        dataset = file["codecs"][self.name][path]
+        if not dataset.is_virtual:  # whose handle would hold the files of all parts open
+            self._opened[path] = dataset
+        return dataset
 
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
@@ -217,7 +238,7 @@ class Frames:
     def codes(self, start: int, stop: int) -> NDArray[np.uint16]:
         """Return the codes of frames start..stop, all layers: uint16 (n_layers, stop - start)."""
         self.check_present("codes", start, stop)
-        return np.asarray(self._group["codes"][:, start:stop])
+        return np.asarray(self._dataset("codes")[:, start:stop])
 
     def labels(self, name: str, start: int, stop: int) -> NDArray[Any]:
         """Return a label track (``phoneme``, ``speaker``: indices; ``f0``: Hz, NaN unvoiced) of frames start..stop.
@@ -227,12 +248,73 @@ class Frames:
         UnknownNameError
             When the store has no such track; the message lists those it has.
         """
-        tracks = self._group["labels"]
+        tracks = self._tracks
         if name not in tracks:
             raise UnknownNameError(
-                f"{self.store.path}:/codecs/{self.name}/labels: no track {name!r}; it has {', '.join(sorted(tracks))}"
+                f"{self.store.path}:/codecs/{self.name}/labels: no track {name!r}; it has {', '.join(tracks)}"
             )
-        return np.asarray(tracks[name][start:stop])
+        return np.asarray(self._dataset(f"labels/{name}")[start:stop])
+
+    @cached_property
+    def _tracks(self) -> list[str]:
+        return sorted(self._group["labels"])
+
+    def utterance_span(self, utterance: str | int) -> slice:
+        """Return the frames of an utterance, by id or by place in the utterance table (counted from 0).
+
+        Raises
+        ------
+        UnknownNameError
+            When the store has no such utterance.
+        """
+        place = self._places.get(utterance, -1) if isinstance(utterance, str) else int(utterance)
+        n_utterances = len(self.offsets) - 1
+        if not 0 <= place < n_utterances:
+            raise UnknownNameError(
+                f"{self.store.path}: no utterance {utterance!r} among the {n_utterances} of this store; "
+                "`utterances/id` lists them"
+            )
+        return slice(int(self.offsets[place]), int(self.offsets[place + 1]))
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {id_: place for place, id_ in enumerate(self.store.strings("utterances/id"))}
+
+    def read_utterance(self, utterance: str | int, layers: Sequence[int] | None = None) -> NDArray[np.float32]:
+        """Return an utterance's embeddings of some layers: float32 (n layers, n frames, dim).
+
+        Parameters
+        ----------
+        utterance : str or int
+            Id, or place in the utterance table. Many utterances are read fastest in the table's order.
+        layers : sequence of int or None
+            Counted from 1; None: all.
+        """
+        span = self.utterance_span(utterance)
+        chosen = range(1, self.n_layers + 1) if layers is None else layers
+        rows = np.empty((len(chosen), span.stop - span.start, self.dim), dtype=np.float32)
+        for layer, out in zip(chosen, rows, strict=True):
+            self.layer(layer).read_into(out, span.start, span.stop)
+        return rows
+
+    def of_split(self, split: Literal["train", "eval"]) -> NDArray[np.int64]:
+        """Return the frames of a split as (start, stop) of each run of its utterances: int64 (n_spans, 2).
+
+        `featstore.reading.frames_of` makes frame numbers of them.
+
+        Raises
+        ------
+        UnknownNameError
+            When it is neither ``train`` nor ``eval``.
+        """
+        if split not in _SPLITS:
+            raise UnknownNameError(f"{self.store.path}: no split {split!r}; it has {' and '.join(_SPLITS)}")
+        return spans_of(self.offsets, self._splits == _SPLITS[split])
+
+    def take_labels(self, name: str, frames: NDArray[Any]) -> NDArray[Any]:
+        """Return a label track at frames in any order; as `labels`, of the shape of `frames`."""
+        self.labels(name, 0, 0)  # refuses an unknown track
+        return take_from(self._dataset(f"labels/{name}"), (), frame_numbers(frames, self.n_frames), BLOCK_FRAMES)
 
     def blocks(self, n: int = BLOCK_FRAMES) -> Iterator[tuple[int, int]]:
         """Yield (start, stop) over all frames in pieces of at most `n`."""
@@ -261,6 +343,8 @@ class Frames:
 
     def stored_bytes(self) -> int:
         """Return the bytes that this codec's datasets take in the file, compressed."""
+        if isinstance(self._group, FolderGroup):
+            return self._group.stored_bytes()
         total = 0
 
         def add(_: str, item: Any) -> None:
@@ -289,7 +373,7 @@ class Frames:
                 "found none (the store format makes it optional); use codes or embeddings, or a store that has it"
             )
         self.check_present("latents", start, stop)
-        return np.asarray(self._group["latents"][start:stop])
+        return np.asarray(self._dataset("latents")[start:stop])
 
     def check_present(self, path: str, start: int, stop: int) -> None:
         """Refuse to read frames start..stop of a virtual store where the part that holds them is absent.
@@ -321,21 +405,38 @@ class Frames:
             self._spans[path] = spans
         return self._spans[path]
 
+    @cached_property
+    def _has_embeddings(self) -> bool:
+        return "embeddings" in self._group
+
     def stored_embeddings(self) -> Any:
         """Return the HDF5 dataset of a dense store's embeddings; None in a factored one."""
-        return self._group.get("embeddings")
+        return self._dataset("embeddings") if self._has_embeddings else None
 
     def stored_codes(self) -> Any:
         """Return the HDF5 dataset of codes."""
-        return self._group["codes"]
+        return self._dataset("codes")
+
+    def check_frames_present(self, path: str, frames: NDArray[np.int64]) -> None:
+        """Refuse scattered frames of a virtual store as `check_present` does a span of them."""
+        for _, first, last in self._absent_spans(path):
+            absent = frames[(first <= frames) & (frames < last)]
+            if len(absent):
+                self.check_present(path, int(absent[0]), int(absent[0]) + 1)
 
 
 class Layer:
-    """One layer's embeddings, (n_frames, dim) float32, read by slices of frames."""
+    """One layer's embeddings, (n_frames, dim) float32, read by slices of frames.
+
+    A slice reads a dense store's rows as they were written. `read_into` and `take` rebuild the same rows from codes,
+    which is many times faster; that the two are equal is a rule of the format, which ``verify --full`` checks.
+    """
 
     def __init__(self, frames: Frames, row: int) -> None:
         self._frames = frames
         self._row = row
+        self._held: NDArray[np.uint16] | None = None
+        self.number = row + 1
         self.shape = (frames.n_frames, frames.dim)
         self.dtype = np.dtype(np.float32)
 
@@ -350,8 +451,92 @@ class Layer:
 
     def codes(self, start: int, stop: int) -> NDArray[np.uint16]:
         """Return this layer's codes of frames start..stop, uint16."""
+        if self._held is not None:
+            return self._held[start:stop]
         self._frames.check_present("codes", start, stop)
         return np.asarray(self._frames.stored_codes()[self._row, start:stop])
+
+    def hold_codes(self, codes: NDArray[np.uint16] | None = None) -> NDArray[np.uint16]:
+        """Keep this layer's codes in memory, 2 bytes a frame, for many reads of scattered frames; return them.
+
+        Parameters
+        ----------
+        codes : uint16 array of shape (n_frames,) or None
+            What this returned of the same store before; None: read them.
+        """
+        if self._held is None:
+            held = self.codes(0, len(self)) if codes is None else codes
+            held.flags.writeable = False
+            self._held = held
+        return self._held
+
+    def read_into(self, out: NDArray[np.float32], start: int, stop: int) -> None:
+        """Write the embeddings of frames start..stop into an array of the caller's, whatever the layout.
+
+        Parameters
+        ----------
+        out : float32 array of shape (stop - start, dim)
+            C-contiguous; ``tensor.numpy()`` of a torch tensor will do.
+        start, stop : int
+            0 <= start <= stop <= n_frames.
+
+        Raises
+        ------
+        ValueError
+            When `out` is of another shape, dtype or order.
+        IndexError
+            When the span is not within the codec's frames.
+        StoreError
+            When the part of a virtual store that holds them is absent, or a code is none of the codebook's.
+        """
+        check_span(start, stop, len(self))
+        check_rows(out, stop - start, self.shape[1])
+        first = start
+        while first < stop:  # to the end of a chunk, so that none is decompressed twice
+            last = min(stop, (first // BLOCK_FRAMES + 1) * BLOCK_FRAMES)
+            self._gather(self.codes(first, last), out[first - start : last - start])
+            first = last
+
+    def take(self, frames: NDArray[Any], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Return the embeddings of frames in any order, repeated or not.
+
+        Parameters
+        ----------
+        frames : array of int of shape (n,)
+        out : float32 array of shape (n, dim) or None
+            C-contiguous; written to and returned when given.
+
+        Returns
+        -------
+        float32 array of shape (n, dim)
+
+        Raises
+        ------
+        TypeError, IndexError
+            When frames are no integers, or not within the codec's.
+        ValueError, StoreError
+            As `read_into`.
+        """
+        numbers = frame_numbers(frames, len(self))
+        rows = np.empty((len(numbers), self.shape[1]), dtype=np.float32) if out is None else out
+        check_rows(rows, len(numbers), self.shape[1])
+        self._gather(self._codes_at(numbers), rows)
+        return rows
+
+    def _codes_at(self, frames: NDArray[np.int64]) -> NDArray[np.uint16]:
+        if self._held is not None:
+            return self._held[frames]
+        self._frames.check_frames_present("codes", frames)
+        return take_from(self._frames.stored_codes(), (self._row,), frames, BLOCK_FRAMES)
+
+    def _gather(self, codes: NDArray[np.uint16], out: NDArray[np.float32]) -> None:
+        try:
+            gather_rows(self.codebook, codes, out)
+        except IndexError as error:
+            raise StoreError(
+                f"{self._frames.store.path}:/codecs/{self._frames.name}/codes: {error}; the file is damaged, build it "
+                "again"
+            ) from error
 
     def __getitem__(self, frames: slice) -> NDArray[np.float32]:
         """Return the embeddings of a slice of frames; the same values from either layout."""
@@ -370,6 +555,8 @@ class Layer:
 
 
 def _open(path: Path) -> Any:
+    if is_zarr(path):
+        return open_folder(path)
     try:
         # A finished store never changes, so nobody has to be kept away; and some network file systems have no locks.
         return h5py.File(path, "r", locking=False)

@@ -1,4 +1,4 @@
-"""An open HDF5 file against the store format: attributes, dtypes and shapes, without reading a frame.
+"""An open HDF5 file or Zarr folder against the store format: attributes, dtypes and shapes, without reading a frame.
 
 Only what the format names is looked up, and only through hard links: a soft or external link leads to another place or
 file and counts as nothing, and what the format does not know is never opened. Sizes are not bounded here: a file from a
@@ -14,9 +14,11 @@ import numpy as np
 
 from featstore.errors import StoreError
 from featstore.safe_text import printable
+from featstore.zarr_folder import FolderArray, FolderGroup
 from schemas.store import Contents, DatasetSpec, check_contents, store_spec
 
 _N_SHOWN = 5  # problems that a message spells out
+_GROUPS = (h5py.Group, FolderGroup)
 
 
 def check_structure(file: Any, path: Path) -> None:
@@ -24,7 +26,7 @@ def check_structure(file: Any, path: Path) -> None:
 
     Parameters
     ----------
-    file : h5py.File
+    file : h5py.File or FolderGroup
         Open for reading.
     path : Path
         Names the file in the message.
@@ -35,9 +37,9 @@ def check_structure(file: Any, path: Path) -> None:
         With the violations found.
     """
     spec, groups = store_spec(), _item(file, "codecs")
-    names = list(groups) if isinstance(groups, h5py.Group) else []
+    names = list(groups) if isinstance(groups, _GROUPS) else []
     items = {name: _item(groups, name) for name in names}
-    codecs = {name: item for name, item in items.items() if isinstance(item, h5py.Group)}
+    codecs = {name: item for name, item in items.items() if isinstance(item, _GROUPS)}
     problems = [
         f"/codecs/{printable(name, 100)}: expected a group, found {'a link' if item is None else 'a dataset'}"
         for name, item in items.items()
@@ -86,7 +88,7 @@ def _contents(group: Any, specs: tuple[DatasetSpec, ...]) -> Contents:
     datasets: dict[str, tuple[str, tuple[int, ...]]] = {}
     for spec in specs:
         item = _item(group, spec.path)
-        if isinstance(item, h5py.Dataset):
+        if isinstance(item, (h5py.Dataset, FolderArray)):
             is_text = h5py.check_string_dtype(item.dtype) is not None
             datasets[spec.path] = ("string" if is_text else str(item.dtype), item.shape or ())
     return Contents(plain_attributes(group), datasets)
@@ -95,7 +97,13 @@ def _contents(group: Any, specs: tuple[DatasetSpec, ...]) -> Contents:
 def _item(group: Any, path: str) -> Any:
     """Return what lies at `path` below `group` by hard links alone; None where nothing does."""
     for name in path.split("/"):
-        if not isinstance(group, h5py.Group) or not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        if not isinstance(group, _GROUPS) or not _is_of_it(group, name):
             return None
         group = group[name]
     return group
+
+
+def _is_of_it(group: Any, name: str) -> bool:
+    if isinstance(group, FolderGroup):  # of which the rules refuse links before it is opened
+        return name in group
+    return isinstance(group.get(name, getlink=True), h5py.HardLink)

@@ -15,18 +15,25 @@ from pathlib import Path
 def is_known(path: Path) -> bool:
     """Tell whether `path` is a file that was written or checked here, and is unchanged since."""
     try:
-        return _note(path).read_text(encoding="utf-8") == _identity(path)
+        return _note(path).read_text(encoding="utf-8") == identity_of(path)
     except (OSError, UnicodeDecodeError):
         return False
 
 
-def remember(path: Path) -> None:
-    """Note that `path` was written or checked here; where no note can be kept it will be checked again."""
+def remember(path: Path, identity: str) -> None:
+    """Note that a file was written or checked here; where no note can be kept it will be checked again.
+
+    Parameters
+    ----------
+    path : Path
+    identity : str
+        `identity_of` the file before it was checked: one put in its place meanwhile is not known.
+    """
     with contextlib.suppress(OSError):
         note = _note(path)
         note.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         temporary = note.with_name(f"{note.name}.{os.getpid()}")
-        temporary.write_text(_identity(path), encoding="utf-8")
+        temporary.write_text(identity, encoding="utf-8")
         temporary.replace(note)
 
 
@@ -50,7 +57,8 @@ def _note(path: Path) -> Path:
     return cache_folder() / "checked-stores" / f"{name}.json"
 
 
-def _identity(path: Path) -> str:
+def identity_of(path: Path) -> str:
+    """Return what tells a file from any other, and from itself after a change."""
     status = os.stat(path)
     names = ("st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
     return json.dumps({name: getattr(status, name) for name in names} | {"path": os.path.realpath(path)})

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from featstore import trust
-from featstore.digest import combined_digest, utterance_digests
+from featstore.atomic import sync
+from featstore.digest import combined_digest, utterance_digests, wrong_shards
 from featstore.foreign import check_foreign
+from featstore.parts import part_path
 from featstore.progress import Progress
 from featstore.seal import check_is_file, check_seal, read_seal, write_seal
 from featstore.store import Frames, Store
@@ -63,13 +65,11 @@ def verify_store(
         problems = [f"its part {name} {problem}" for name, problem in store.absent_parts.items()]
         problems = problems or _tables(store)
         if not problems and full:
+            for part in store.parts:  # before HDF5 reads a frame of it
+                check_seal(part_path(path, part.path), _hashing(progress))
             problems = _every_frame(store, progress)
         if not problems and (full or against):
             problems = _digests(store, against)
-        parts = store.parts
-    if full:
-        for part in parts:
-            check_seal(path.parent / part.path, _hashing(progress))
     raise_problems(path, problems)
     if reseal:
         _seal_anew(path)
@@ -88,13 +88,15 @@ def _check_as_foreign(path: Path) -> None:
 
 def _seal_anew(path: Path) -> None:
     if is_zarr(path):
-        from featstore.zarr_rules import remember_folder
+        from featstore.zarr_rules import folder_identity, remember_folder
 
         write_folder_seal(path)
-        remember_folder(path)
+        sync(path / SEAL_NAME)
+        remember_folder(path, folder_identity(path))
     else:
         write_seal(path)
-        trust.remember(path)
+        sync(path)
+        trust.remember(path, trust.identity_of(path))
 
 
 def _has_seal(path: Path) -> bool:
@@ -119,11 +121,10 @@ def _digests(store: Store, against: Sequence[Path]) -> list[str]:
     digests = utterance_digests(store)
     if combined_digest(store, digests) != store.content_digest:
         return ["/@content_digest: differs from the content: the file was changed after it was built"]
-    problems, shard_of = [], store.numbers("utterances/shard")
-    for place, expected in enumerate(store.strings("shards/content_digest")):
-        its_own = [digest for digest, shard in zip(digests, shard_of, strict=True) if shard == place]
-        if expected and combined_digest(store, its_own) != expected:
-            problems.append(f"/shards/content_digest: shard {place} was merged, but is not what the store holds")
+    problems = [
+        f"/shards/content_digest: shard {place} was merged, but is not what the store holds"
+        for place in wrong_shards(store, digests)
+    ]
     by_id = dict(zip(store.strings("utterances/id"), digests, strict=True))
     for path in against:
         check_seal(path)
@@ -155,7 +156,8 @@ def _tables(store: Store) -> list[str]:
         values = store.strings(path)
         if values != sorted(set(values)):
             problems.append(f"/{path}: expected sorted and unique values")
-    for path, n in (("utterances/speaker", len(store.strings("vocab/speakers"))), ("utterances/split", 2)):
+    n_speakers, n_shards = (len(store.strings(path)) for path in ("vocab/speakers", "shards/host"))
+    for path, n in (("utterances/speaker", n_speakers), ("utterances/split", 2), ("utterances/shard", n_shards)):
         problems += _outside(f"/{path}", store.numbers(path), n)
     for name in store.codec_names:
         frames = store[name]

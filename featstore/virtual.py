@@ -89,7 +89,7 @@ def check_can_be_shown(
         if part.header.parts:
             raise StoreError(f"{part.path}: is a virtual store itself; give its parts, or merge without --virtual")
         if read_seal(part.path) is None:
-            raise StoreError(f"{part.path}: has no seal to tell a changed part by; run verify --full --reseal on it")
+            raise StoreError(f"{part.path}: has no seal to tell a changed part by; export it or merge it alone first")
     factored = [part.path for part in parts if "factored" in part.layouts.values()]
     if layout == "dense" and factored:
         raise StoreError(f"{factored[0]}: is factored: a virtual store cannot show its embeddings; leave out --virtual")

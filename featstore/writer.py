@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 
 from featstore import trust
 from featstore.atomic import write_once
-from featstore.digest import content_digest
+from featstore.digest import combined_digest, utterance_digests, wrong_shards
 from featstore.errors import StoreError
 from featstore.guarded_file import GuardedFile, open_guarded
 from featstore.header import CodecHeader, ShardRow, SkippedRow, StoreHeader, UtteranceRow
 from featstore.parts import PartRow
 from featstore.seal import SEAL_BYTES, write_seal
+from featstore.stopping import check_stopped, signals_held
 from featstore.store import BLOCK_FRAMES, Store
 from featstore.virtual import SHOWN, VirtualFrames
 from schemas.store import STORE_FORMAT, STORE_FORMAT_VERSION, store_spec
@@ -82,11 +83,17 @@ class StoreWriter:
             self._temporary = stack.enter_context(write_once(self.path))
             self._guarded = stack.enter_context(closing(GuardedFile(self._temporary)))
             options = {"libver": ("v110", "v110"), "userblock_size": SEAL_BYTES}
-            self._file = stack.enter_context(open_guarded(self._guarded, "w", **options))
-            self._write_header()
+            with signals_held():  # as around everything that has HDF5 write: see `signals_held`
+                self._file = open_guarded(self._guarded, "w", **options)
+                stack.callback(self._close)
+                self._write_header()
             self._guarded.check()
             self._stack = stack.pop_all()
         return self
+
+    def _close(self) -> None:
+        with signals_held():
+            self._file.close()
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
@@ -96,7 +103,7 @@ class StoreWriter:
             return
         with self._stack:
             self._finish()
-        trust.remember(self.path)
+        trust.remember(self.path, trust.identity_of(self.path))
 
     def append(
         self, codec: str, codes: NDArray[np.uint16], phoneme: NDArray[np.uint16], f0: NDArray[np.float32]
@@ -127,7 +134,8 @@ class StoreWriter:
         """
         pending, dataset = self._pending[codec], self._file["codecs"][codec]["latents"]
         first = pending.written_latents
-        dataset[first : first + len(latents)] = latents
+        with signals_held():
+            dataset[first : first + len(latents)] = latents
         pending.written_latents += len(latents)
         self._guarded.check()
 
@@ -136,10 +144,11 @@ class StoreWriter:
         codes, phoneme = np.concatenate(pending.codes, axis=1), np.concatenate(pending.phoneme)
         f0 = np.concatenate(pending.f0)
         start, stop = pending.written, pending.written + n
-        if self._shown is None:
-            group["codes"][:, start:stop] = codes[:, :n]
-        group["labels/phoneme"][start:stop] = phoneme[:n]
-        group["labels/f0"][start:stop] = f0[:n]
+        with signals_held():
+            if self._shown is None:
+                group["codes"][:, start:stop] = codes[:, :n]
+            group["labels/phoneme"][start:stop] = phoneme[:n]
+            group["labels/f0"][start:stop] = f0[:n]
         if self.layout == "dense" and self._shown is None:
             self._expand(group["embeddings"], self._codecs[codec].codebooks, codes[:, :n], start)
         pending.codes, pending.phoneme, pending.f0 = [codes[:, n:]], [phoneme[n:]], [f0[n:]]
@@ -152,7 +161,8 @@ class StoreWriter:
         for layer, codebook in enumerate(codebooks):
             for first in range(0, codes.shape[1], rows):
                 piece = codebook[codes[layer, first : first + rows]]
-                dataset[layer, start + first : start + first + len(piece)] = piece
+                with signals_held():
+                    dataset[layer, start + first : start + first + len(piece)] = piece
 
     def _finish(self) -> None:
         for name, codec in self._codecs.items():
@@ -165,17 +175,30 @@ class StoreWriter:
                 raise StoreError(
                     f"{self.path}: {name} got latents of {pending.written_latents} frames, expected {pending.written}"
                 )
-        _set_attribute(self._file, "complete", True)
-        _set_attribute(self._file, "created", datetime.now(UTC).isoformat(timespec="seconds"))
-        _set_attribute(self._file, "content_digest", "")
-        self._file.close()
+        with signals_held():
+            _set_attribute(self._file, "complete", True)
+            _set_attribute(self._file, "created", datetime.now(UTC).isoformat(timespec="seconds"))
+            _set_attribute(self._file, "content_digest", "")
+            self._file.close()
         self._guarded.check()
         with Store.of_own(self._temporary) as written:
-            digest = content_digest(written)
-        with open_guarded(self._guarded, "r+") as file:
+            digest = self._check_written(written)
+        with signals_held(), open_guarded(self._guarded, "r+") as file:
             _set_attribute(file, "content_digest", digest)
         self._guarded.check()
+        check_stopped()
         write_seal(self._temporary)
+
+    def _check_written(self, written: Store) -> str:
+        """Return the content digest of what was written, once every shard in it says what it said before."""
+        digests = utterance_digests(written)
+        wrong = wrong_shards(written, digests)
+        if wrong:
+            raise StoreError(
+                f"{self.path}: a part has changed while it was copied, or is not what its own digest says (shard "
+                f"{wrong[0]}, made on {self.header.shards[wrong[0]].host}); check the parts with verify --full"
+            )
+        return combined_digest(written, digests)
 
     def _write_header(self) -> None:
         file, header = self._file, self.header

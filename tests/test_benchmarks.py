@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 
 from benchmarks import probe_vs_sklearn, stacked_vs_sklearn
+from benchmarks.reading.readers import READERS, Npy, can, missing
+from benchmarks.reading.rows import draw_rows
+from benchmarks.reading.timing import ACCESSES, CAN_DROP, Asked
 from benchmarks.rivals.cells import load_cells
 from benchmarks.rivals.race import Finish
 from benchmarks.rivals.stacked import load_cell
@@ -26,6 +29,8 @@ SMALL = {
     "probe_vs_sklearn.py": ("--rows", "2000", "--gap", "1e-3", "--repeats", "1"),
     "stacked_vs_sklearn.py": ("--rows", "2000", "--gap", "1e-3", "--reference-gap", "1e-6", "--layers", "3"),
     "faults.py": ("--only", "truncation"),
+    "bench_read.py": ("--frames-128", "3000", "--frames-1024", "1500", "--utterances", "3", "--batch-frames", "200"),
+    "bench_size.py": ("--max-utterances", "6", "--max-dense-frames", "2000"),
     "real_curves.py": ("--codec", "melrvq", "--max-utterances", "12"),
 }
 
@@ -232,6 +237,8 @@ def test_what_is_not_there_ends_in_one_clear_line_before_anything_is_timed(small
         ("probe_vs_sklearn.py", "--gap", "0"),
         ("stacked_vs_sklearn.py", "--minutes", "0"),
         ("real_curves.py", "--codec", "nope"),
+        ("bench_read.py", "--repeats", "0"),
+        ("bench_size.py", "--max-utterances", "0"),
     ],
 )
 def test_wrong_usage_says_how_it_is_used(arguments):
@@ -290,6 +297,78 @@ def test_stacked_scikit_learn_out_of_time_is_compared_at_the_objective_it_had_re
 
 def optimum_of(row):
     return row["objective"] / (1.0 + row["relative_gap"])
+
+
+def test_reading_is_timed_beside_what_else_there_is():
+    told = run("bench_read.py", "--batches", "1", "--repeats", "1")
+    readers = [reader for reader in READERS if not missing(reader)]
+    n_accesses = sum(can(reader, access) for reader in readers for access in ACCESSES)
+    assert len(told["rows"]) == 2 * n_accesses * (1 + CAN_DROP)  # two dimensions
+    assert {row["access"] for row in told["rows"]} == {"layer", "utterance", "random-frames"}
+    assert {row["layout"] for row in told["rows"]} >= {"dense", "factored", "npy", "npz", "hdf5-groups"}
+    assert len(told["skipped"]) == len(READERS) - len(readers)
+    for row in told["rows"]:
+        assert row["mb_per_second"] > 0
+        same = [other for other in told["rows"] if all(other[name] == row[name] for name in ("dim", "access", "cache"))]
+        reference = "np.load" if row["access"] == "layer" else "np.memmap"
+        (npy,) = (other for other in same if (other["layout"], other["method"]) == ("npy", reference))
+        (npz,) = (other for other in same if other["layout"] == "npz")
+        for name, other in (("ratio_to_npy", npy), ("ratio_to_npz", npz)):
+            assert row[name] == pytest.approx(row["mb_per_second"] / other["mb_per_second"], rel=0.01)
+    assert [goal["dim"] for goal in told["goals"]] == [128] * 4 + [1024] * 4
+    assert all(goal["reached"] == (goal["ratio"] >= goal["least"]) for goal in told["goals"])
+    for sizes in told["bytes"]:
+        assert sizes["factored"] < sizes["dense"]
+        assert 4 * sizes["dim"] * sizes["n_frames"] < sizes["npy"] < sizes["npz"]
+    assert [row["n_workers"] for row in told["training"]] == [0, 2, 0, 2]
+
+
+def test_a_reader_of_other_rows_is_not_timed(tmp_path):
+    rows = draw_rows(1000, 8, 0)
+    asked = Asked(rows, 3, 2, 10, 0)
+
+    class Wrong(Npy):
+        def random_frames(self, frames):
+            return self.rows.layer()[frames] + (frames[:, None] == asked.batches[1][3])
+
+    reader = Wrong(tmp_path, rows)
+    reader.write()
+    asked.check(reader, "layer")
+    with pytest.raises(AssertionError, match=r"npy, np\.load: random_frames returned other rows"):
+        asked.check(reader, "random_frames")
+    assert asked.megabytes("random_frames") == pytest.approx(20 * 8 * 4 / 1e6)
+    assert asked.megabytes("layer") == pytest.approx(1000 * 8 * 4 / 1e6)
+
+
+def test_sizes_are_weighed_and_extrapolated(monkeypatch, tmp_path):
+    monkeypatch.setenv("RVQPROBE_SHARED_DATA", str(tmp_path / "nowhere"))
+    check_sizes(run("bench_size.py"), "a synthetic store of LibriSpeech's shape")
+
+
+def test_sizes_of_real_codes_are_weighed(shared_data):
+    told = run("bench_size.py")
+    check_sizes(told, "melrvq on up to 6 utterances of LibriSpeech train-clean-100")
+    assert told["dim"] == 80
+
+
+def check_sizes(told, source):
+    assert told["codes_of"] == source
+    assert "100.6 hours" in told["assumption"]
+    own, encodec, speechtokenizer = told["rows"]
+    assert (encodec["dim"], speechtokenizer["dim"]) == (128, 1024)
+    for row, rate_hz in ((encodec, 75), (speechtokenizer, 50)):
+        assert row["n_frames"] <= 2000
+        assert row["bytes_float32"] == 4 * row["n_layers"] * row["n_frames"] * row["dim"]
+        n_codebooks = 4 * row["n_layers"] * 1024 * row["dim"]
+        assert n_codebooks < row["bytes_factored"] < row["bytes_dense"]
+        whole = row["train_clean_100"]
+        scale = whole["n_frames"] / row["n_frames"]
+        assert whole["n_frames"] == 100.6 * 3600 * rate_hz
+        for name in ("bytes_factored", "bytes_dense"):
+            assert whole[name] == pytest.approx(n_codebooks + scale * (row[name] - n_codebooks), abs=1)
+        assert whole["bytes_float32"] == pytest.approx(scale * row["bytes_float32"], abs=1)
+    for name in ("bytes_factored", "bytes_dense", "bytes_float32", "n_frames", "dim"):
+        assert told[name] == own[name]
 
 
 def start(name, *arguments, check=True):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shlex
 import signal
@@ -249,6 +250,24 @@ def test_corpus_to_verified_store(tmp_path):
     assert run_well("verify", store).stdout == f"{store}: follows the format\n"
     again = run_well("make-corpus", tmp_path / "corpus", "--speakers", 2, "--utterances", 4)
     assert again.stdout == made.stdout
+
+
+def test_export_to_zarr_and_back(melrvq_store, tmp_path):
+    digest = json.loads(run_well("inspect", melrvq_store, "--json").stdout)["content_digest"]
+    first, second = tmp_path / "store.zarr", tmp_path / "again.h5"
+    exported = run_well("export", melrvq_store, first, "--layout", "factored")
+    assert re.search(r"format 1\.0, Zarr 3, \d+ files\)", exported.stdout)
+    assert exported.stdout == run_well("inspect", first).stdout
+    again = run_well("export", melrvq_store, first, "--layout", "factored")
+    assert "is already this export; nothing to do" in again.stderr
+    assert again.stdout == exported.stdout
+    assert run("export", melrvq_store, first, "--layout", "dense").error.endswith("remove it or choose another output")
+    run_well("export", first, second, "--embeddings", "dense", "--compression", "gzip", "--quiet")
+    for path in (first, second):
+        found = json.loads(run_well("inspect", path, "--json").stdout)
+        assert found["content_digest"] == digest
+        assert "every byte checked" in run_well("verify", path, "--full").stdout
+    assert sorted(os.listdir(tmp_path)) == ["again.h5", "store.zarr"]
 
 
 def test_inspect(melrvq_store):

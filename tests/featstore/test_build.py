@@ -15,7 +15,7 @@ from featstore.codecs.choose import WeightsRequest, parse_weights
 from featstore.errors import CorpusError, FeatstoreError, StoreError, UnknownNameError, WeightsError
 from featstore.labels.alignment import read_alignment, token_phonemes
 from featstore.lock import hold_lock
-from featstore.merge import merge_stores
+from featstore.merge import merge_into, merge_stores
 from featstore.outlook import plan_text
 from featstore.plan import BuildOptions, plan_build, result_text
 from featstore.store import Store
@@ -350,10 +350,63 @@ def test_shards_go_only_after_the_merged_store_is_verified(options, monkeypatch)
         patch.setattr(build_module, "verify_store", damaged)
         with pytest.raises(StoreError, match="damaged on its way"):
             build_store(plan)
+    assert not plan.options.output.exists()
     assert len(list(plan.shards_folder.glob("shard-*.h5"))) == 5
-    again = build_store(plan_build(options()))  # finds the store whole, and clears up
-    assert again.n_reused == 5
+    again = build_store(plan_build(options()))
+    assert (again.n_built, again.n_reused) == (0, 5)
     assert not plan.shards_folder.exists()
+
+
+def test_a_retry_replaces_the_store_only_once_the_new_one_is_verified(options, own_corpus, spoilt, monkeypatch):
+    (repair_audio, _), _ = spoilt
+    path = build_store(plan_build(own(options, own_corpus))).path
+    before = path.read_bytes()
+    repair_audio()
+
+    def damaged(path, *arguments, **more):
+        raise StoreError(f"{path}: damaged on its way to the disk")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build_module, "verify_store", damaged)
+        with pytest.raises(StoreError, match="damaged on its way"):
+            build_store(plan_build(own(options, own_corpus, retry_skipped=True)))
+    assert path.read_bytes() == before
+    again = build_store(plan_build(own(options, own_corpus, retry_skipped=True)))
+    assert again.n_built == 0, "the utterance that was taken up is encoded already"
+    assert list(again.skipped) == ["101-7-0001"]
+    verify_store(path, full=True)
+
+
+def test_a_retry_that_fails_again_tells_the_reason_of_today(options, own_corpus, spoilt):
+    (_repair_audio, repair_textgrid), _ = spoilt
+    path = build_store(plan_build(own(options, own_corpus))).path
+    before = path.read_bytes()
+    repair_textgrid()
+    next(own_corpus.librispeech_root.rglob("101-7-0001.flac")).write_bytes(b"no audio")
+    again = build_store(plan_build(own(options, own_corpus, retry_skipped=True)))
+    assert "101-7-0001.flac" in again.skipped["101-7-0001"]
+    assert path.read_bytes() == before
+
+
+def test_what_a_build_did_not_make_is_never_removed(options):
+    """Shards of another build, and the parts of a virtual store, stand in the same folder."""
+    others = [build_store(plan_build(options(shard=(index, 2), max_utterances=6))).shard_path for index in (1,)]
+    kept = [path.read_bytes() for path in others]
+    plan = plan_build(options())
+    build_store(plan)
+    assert [path.read_bytes() for path in others] == kept
+    build_store(plan_build(options()))
+    assert [path.read_bytes() for path in others] == kept
+    assert list(plan.shards_folder.iterdir()) == others
+
+
+def test_the_parts_of_a_virtual_store_are_kept_by_a_later_build(options):
+    parts = [build_store(plan_build(options(shard=(index, 2), embeddings="factored"))).shard_path for index in (1, 2)]
+    output = options().output
+    merge_into(output, parts, virtual=True)
+    again = build_store(plan_build(options(embeddings="factored")))
+    assert again.n_built == 0
+    verify_store(output, full=True)
 
 
 def test_a_second_builder_is_told_who_builds(options):

@@ -75,6 +75,63 @@ def test_a_signal_in_the_middle_of_a_write_is_not_lost(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+_INTERRUPTED = """
+import random, signal, sys
+from pathlib import Path
+sys.path.insert(0, ".")
+from featstore.stopping import signals_noticed
+from featstore.store import Store
+from featstore.verify import verify_store
+from tests.support.stores import StoreRecipe, write_store
+folder, how = Path(sys.argv[1]), sys.argv[2]
+recipe = StoreRecipe(n_utterances=40, codecs=("alpha",))
+with Store(write_store(folder / "whole.h5", recipe)) as store:
+    digest = store.content_digest
+rng = random.Random(int(sys.argv[3]))
+n_written = n_stopped = 0
+signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+for _ in range(80):
+    path = folder / "a.h5"
+    try:
+        if how == "noticed":
+            with signals_noticed():
+                signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.0005, 0.04))
+                write_store(path, recipe)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        else:
+            signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.0005, 0.04))
+            write_store(path, recipe)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    except KeyboardInterrupt:
+        n_stopped += 1
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    if path.exists():
+        n_written += 1
+        verify_store(path, full=True)
+        with Store(path) as store:
+            assert store.content_digest == digest, "a signal has left zeros in a store that looks whole"
+        path.unlink()
+print(n_written, n_stopped)
+"""
+
+
+@pytest.mark.parametrize("how", ["noticed", "as Python does"])
+def test_a_real_signal_at_any_moment_leaves_the_right_store_or_none(tmp_path, how):
+    """Under HDF5 a signal's exception would be dropped, with the chunk that was being written."""
+    ended = subprocess.run(
+        [sys.executable, "-c", _INTERRUPTED, str(tmp_path), how, "1"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment(),
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "AttributeError" not in ended.stderr
+    _n_written, n_stopped = map(int, ended.stdout.split())
+    assert n_stopped > 10
+    assert [path.name for path in tmp_path.iterdir()] == ["whole.h5"]
+
+
 _LIMITED = """
 import resource, signal, sys
 from pathlib import Path

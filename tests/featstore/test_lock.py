@@ -110,3 +110,11 @@ def test_a_file_system_without_locks_is_worked_on_with_a_warning(tmp_path, monke
     with hold_lock(tmp_path / "store.h5"):
         pass
     assert "this file system has no locks" in caplog.text
+
+
+def test_a_link_in_the_lock_files_place_is_left_alone(tmp_path):
+    (tmp_path / "precious.txt").write_text("mine")
+    (tmp_path / "store.h5.lock").symlink_to(tmp_path / "precious.txt")
+    with pytest.raises(StoreError, match="found a symbolic link"), hold_lock(tmp_path / "store.h5"):
+        pass
+    assert (tmp_path / "precious.txt").read_text() == "mine"

@@ -42,19 +42,96 @@ def test_merge_in_any_order_gives_the_whole(tmp_path, whole, parts, layout):
 
 def test_vocabularies_are_united(tmp_path):
     paths = [write_store(tmp_path / f"{index}.h5", RECIPE, only=part) for index, part in enumerate([[0, 1], [2, 3]])]
-    with edited(paths[1]) as file:
+    with edited(paths[1], is_sound=True) as file:
         labels = [label.decode() for label in file["vocab/phonemes"][()]]
-        renamed = [label.replace("AH0", "ZH") for label in labels]
+        renamed = [label.replace("AH0", "AH9") for label in labels]
         del file["vocab/phonemes"]
-        file["vocab/phonemes"] = np.array([label.encode() for label in renamed], dtype=h5py.string_dtype("utf-8", 3))
+        file["vocab/phonemes"] = np.array([label.encode() for label in renamed], dtype=h5py.string_dtype("utf-8", 4))
     merge_stores(paths, tmp_path / "merged.h5")
     with Store(tmp_path / "merged.h5") as merged, Store(paths[1]) as part:
         names = merged.strings("vocab/phonemes")
-        assert names == sorted({*labels, "ZH"})
+        assert names == sorted({*labels, "AH9"})
         place = merged.strings("utterances/id").index(part.strings("utterances/id")[0])
         start = int(merged["beta"].offsets[place])
         got = [names[index] for index in merged["beta"].labels("phoneme", start, start + 20)]
         assert got == [renamed[index] for index in part["beta"].labels("phoneme", 0, 20)]
+
+
+def test_a_part_that_is_not_what_its_digest_says_is_refused_before_anything_is_made(tmp_path):
+    paths = [write_store(tmp_path / f"{index}.h5", RECIPE, only=part) for index, part in enumerate([[0, 1], [2, 3]])]
+    with edited(paths[1]) as file:
+        change_codes(file)
+    with pytest.raises(StoreError, match="is not what its own digest says"):
+        merge_stores(paths, tmp_path / "merged.h5")
+    assert not (tmp_path / "merged.h5").exists()
+
+
+@pytest.mark.parametrize("layout", ["dense", "factored"])
+def test_codes_beyond_the_codebook_are_refused_in_words(tmp_path, layout):
+    path = write_store(tmp_path / "0.h5", RECIPE)
+    with edited(path, is_sound=True) as file:
+        file["codecs/alpha/codes"][1, 3] = 999
+    with pytest.raises(StoreError, match=r"0\.h5:/codecs/alpha: expected codes below 16"):
+        merge_stores([path], tmp_path / "merged.h5", layout)
+
+
+def test_an_id_that_stands_twice_in_a_part_is_refused(tmp_path):
+    path = write_store(tmp_path / "0.h5", RECIPE, only=[0, 1])
+    with edited(path, is_sound=True) as file:
+        file["utterances/id"][1] = file["utterances/id"][0]
+    with pytest.raises(StoreError, match="/utterances/id: expected sorted and unique"):
+        merge_stores([path], tmp_path / "merged.h5")
+
+
+def test_merging_parts_that_overlap_again_finds_it_done(tmp_path):
+    parts = [write_store(tmp_path / f"{index}.h5", RECIPE, only=part) for index, part in enumerate([[0, 1], [1, 2]])]
+    assert merge_into(tmp_path / "merged.h5", parts)
+    assert not merge_into(tmp_path / "merged.h5", parts)
+
+
+def test_builds_of_builds_are_told_apart_however_often_they_were_merged(tmp_path):
+    """A split that differs is found below two merges too."""
+    paths = [write_store(tmp_path / f"{index}.h5", RECIPE, only=[index]) for index in range(4)]
+    corpora = ["a", "b", "c", "a"]
+    for path, corpus in zip(paths, corpora, strict=True):
+        with edited(path) as file:
+            file.attrs["corpus"] = np.bytes_(f'{{"split": "{corpus}", "n_scanned": 8}}'.encode())
+    merge_stores(paths[:2], tmp_path / "ab.h5")
+    merge_stores([tmp_path / "ab.h5", paths[2]], tmp_path / "abc.h5")
+    with Store(tmp_path / "abc.h5") as store:
+        assert [corpus["split"] for corpus in store.json_attribute("corpus")["merged"]] == ["a", "b", "c"]
+    with edited(paths[3]) as file:
+        file.attrs["build_options"] = np.bytes_(b'{"seed": 43, "f0": "yin"}')
+    with pytest.raises(StoreError, match="a was split with seed 43"):
+        merge_stores([tmp_path / "abc.h5", paths[3]], tmp_path / "all.h5")
+
+
+def test_overlaps_whose_latents_differ_are_refused(tmp_path):
+    paths = [write_store(tmp_path / f"{index}.h5", RECIPE, only=part) for index, part in enumerate([[0, 1], [1, 2]])]
+    for path in paths:
+        with_latents(path)
+    with edited(paths[1]) as file:
+        file["codecs/beta/latents"][0, 0] += 1
+    with pytest.raises(StoreError, match="utterance s1-1-0001 stands in .* and the latents of beta differ"):
+        merge_stores(paths, tmp_path / "merged.h5")
+
+
+def test_options_of_a_stranger_are_not_believed(tmp_path):
+    path = write_store(tmp_path / "0.h5", RECIPE, only=[0])
+    with edited(path) as file:
+        file.attrs["build_options"] = np.bytes_(b'{"f0": [], "embeddings": "foo", "compression": 7}')
+    assert merge_stores([path], tmp_path / "merged.h5")
+
+
+def test_another_place_for_the_parts_of_virtual_stores_is_refused(tmp_path, monkeypatch):
+    part = write_store(tmp_path / "0.h5", RECIPE, only=[0])
+    merge_into(tmp_path / "virtual.h5", [part], virtual=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "link.h5").symlink_to(tmp_path / "virtual.h5")
+    verify_store(tmp_path / "elsewhere" / "link.h5", full=True)
+    monkeypatch.setenv("HDF5_VDS_PREFIX", str(tmp_path / "elsewhere"))
+    with pytest.raises(StoreError, match="HDF5_VDS_PREFIX is set"):
+        Store(tmp_path / "virtual.h5")
 
 
 def test_an_utterance_that_stands_in_two_parts_alike_is_taken_once(tmp_path):

@@ -160,3 +160,18 @@ def test_an_edit_by_the_same_user_is_seen(tmp_path):
         file.attrs["note"] = 2
     with pytest.raises(StoreError, match="not as it was"):
         Store(path)
+
+
+def test_a_file_put_in_place_while_another_is_checked_is_not_trusted(tmp_path, monkeypatch):
+    path = write_store(tmp_path / "a.h5")
+    shutil.copy(path, tmp_path / "copy.h5")
+    other = write_store(tmp_path / "b.h5")
+
+    def swap(checked):
+        shutil.copy(other, tmp_path / "other.h5")
+        (tmp_path / "other.h5").replace(checked)
+
+    monkeypatch.setattr(admission, "check_foreign", swap)
+    with pytest.raises(StoreError, match="was replaced while it was checked"):
+        Store(tmp_path / "copy.h5")
+    assert not trust.is_known(tmp_path / "copy.h5")

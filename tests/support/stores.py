@@ -9,8 +9,10 @@ import h5py
 import numpy as np
 
 from featstore import trust
+from featstore.digest import content_digest
 from featstore.header import CodecHeader, ShardRow, SkippedRow, StoreHeader, UtteranceRow
 from featstore.seal import write_seal
+from featstore.store import Store
 from featstore.writer import StoreWriter
 
 PHONEMES = ["", "AA1", "AH0", "S", "sil", "spn"]
@@ -83,12 +85,20 @@ def write_store(
 
 
 @contextmanager
-def edited(path: Path) -> Iterator[h5py.File]:
-    """Open a finished store to change it, and seal it again: it is then as its writer might have left it."""
+def edited(path: Path, *, is_sound: bool = False) -> Iterator[h5py.File]:
+    """Open a finished store to change it, and seal it again: it is then as its writer might have left it.
+
+    `is_sound`: give it the digest of its new content too.
+    """
     with h5py.File(path, "r+") as file:
         yield file
+    if is_sound:
+        with Store.of_own(path) as store:
+            digest = content_digest(store)
+        with h5py.File(path, "r+") as file:
+            file.attrs["content_digest"] = np.bytes_(digest)
     write_seal(path)
-    trust.remember(path)
+    trust.remember(path, trust.identity_of(path))
 
 
 def _frames(rng, recipe, speaker):
