@@ -96,7 +96,7 @@ class Scene:
         for index in range(1, N_PARTS + 1):
             command = self.build("factored").command(folder)
             self.finish([*command, "--shard", f"{index}/{N_PARTS}"])
-        return tuple(str(path) for path in sorted((folder / f"{STORE_NAME}.shards").glob("*.h5")))
+        return tuple(str(path) for path in sorted((folder / f"{STORE_NAME}.shards").glob("shard-*.h5")))
 
     def build(self, layout: Layout, *more: str) -> Work:
         """Return the work of building the store of the corpus."""
@@ -175,7 +175,7 @@ def check_whole(folder: Path, reference: Reference) -> None:
 def finished_shards(folder: Path) -> dict[str, tuple[int, int]]:
     """Return the finished shards of a build, by name: inode and time of change, by which a rewritten one shows."""
     shards = {}
-    for path in sorted((folder / f"{STORE_NAME}.shards").glob("*.h5")):
+    for path in sorted((folder / f"{STORE_NAME}.shards").glob("shard-*.h5")):
         if not path.name.startswith("."):
             status = path.stat()
             shards[path.name] = status.st_ino, status.st_mtime_ns
