@@ -124,6 +124,7 @@ def _build(plan: BuildPlan, report: Progress) -> BuildResult:
 def _merge(plan: BuildPlan, parts: Sequence[Path], report: Progress) -> None:
     """Merge into a file beside the shards, verify that, give it its name, and only then remove what went into it."""
     options, staged = plan.options, plan.shards_folder / "merged.h5"
+    discard_leftovers(staged, of_any_host=True)
     merge_stores(
         parts,
         staged,

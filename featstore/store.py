@@ -202,7 +202,10 @@ class Frames:
         return self.store._file["codecs"][self.name]
 
     def _dataset(self, path: str) -> Any:
-        """Return one of the codec's datasets, opened once: HDF5 drops the chunks it holds with the last handle."""
+        """Return codes or embeddings, opened once: HDF5 drops the chunks it holds (8 MiB) with the last handle.
+
+        Other datasets are read from one end to the other, which takes no chunk twice, and are opened for each read.
+        """
         file = self.store._file  # refuses a store that was closed
         if path in self._opened:
             return self._opened[path]
@@ -253,7 +256,7 @@ class Frames:
             raise UnknownNameError(
                 f"{self.store.path}:/codecs/{self.name}/labels: no track {name!r}; it has {', '.join(tracks)}"
             )
-        return np.asarray(self._dataset(f"labels/{name}")[start:stop])
+        return np.asarray(self._group[f"labels/{name}"][start:stop])
 
     @cached_property
     def _tracks(self) -> list[str]:
@@ -314,7 +317,7 @@ class Frames:
     def take_labels(self, name: str, frames: NDArray[Any]) -> NDArray[Any]:
         """Return a label track at frames in any order; as `labels`, of the shape of `frames`."""
         self.labels(name, 0, 0)  # refuses an unknown track
-        return take_from(self._dataset(f"labels/{name}"), (), frame_numbers(frames, self.n_frames), BLOCK_FRAMES)
+        return take_from(self._group[f"labels/{name}"], (), frame_numbers(frames, self.n_frames), BLOCK_FRAMES)
 
     def blocks(self, n: int = BLOCK_FRAMES) -> Iterator[tuple[int, int]]:
         """Yield (start, stop) over all frames in pieces of at most `n`."""
@@ -373,7 +376,7 @@ class Frames:
                 "found none (the store format makes it optional); use codes or embeddings, or a store that has it"
             )
         self.check_present("latents", start, stop)
-        return np.asarray(self._dataset("latents")[start:stop])
+        return np.asarray(self._group["latents"][start:stop])
 
     def check_present(self, path: str, start: int, stop: int) -> None:
         """Refuse to read frames start..stop of a virtual store where the part that holds them is absent.
