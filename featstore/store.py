@@ -24,12 +24,14 @@ from featstore.admission import admit
 from featstore.errors import StoreError, UnknownNameError
 from featstore.parts import PartRow, find_absent
 from featstore.reading import check_rows, check_span, frame_numbers, gather_rows, spans_of, take_from
+from featstore.safe_text import printable
 from featstore.structure import check_structure, plain_attributes
 from featstore.zarr_folder import FolderGroup, open_folder
 from featstore.zarr_seal import is_zarr
 from schemas.store import EVAL, TRAIN, check_store_version, store_spec
 
 LOG = logging.getLogger(__name__)
+_KEPT_OPEN = ("codes", "embeddings")  # see `Frames._dataset`
 _N_WARNED = 5  # absent parts that are named
 _SPLITS = {"train": TRAIN, "eval": EVAL}
 BLOCK_FRAMES = 65_536  # frames read or written at once; a multiple of every chunk's length
@@ -142,11 +144,32 @@ class Store:
 
     def strings(self, path: str) -> list[str]:
         """Return a dataset of strings, e.g. ``utterances/id`` or ``vocab/phonemes``."""
-        return [value.decode("utf-8") for value in self._dataset(path)[()]]
+        return [value.decode("utf-8") for value in self.read(path, ())]
 
     def numbers(self, path: str) -> NDArray[Any]:
         """Return a dataset of numbers from the root groups, e.g. ``utterances/split``."""
-        return np.asarray(self._dataset(path)[()])
+        return self.read(path, ())
+
+    def read(self, path: str, index: Any) -> NDArray[Any]:
+        """Return a part of a dataset, by its path below the root.
+
+        Raises
+        ------
+        StoreError
+            When there is none, or what is stored there cannot be decoded.
+        """
+        return self.read_of(self._dataset(path), path, index)
+
+    def read_of(self, dataset: Any, path: str, index: Any) -> NDArray[Any]:
+        """Return a part of an open dataset; `path` names it in the error."""
+        try:
+            return np.asarray(dataset[index])
+        except OSError as error:
+            reason = printable(str(error).splitlines()[0] if str(error) else type(error).__name__, 200)
+            raise StoreError(
+                f"{self.path}:/{path}: cannot be read ({reason}); the file or its disk is damaged: see what "
+                "verify --full finds, and get a whole copy or build it again"
+            ) from error
 
     def _dataset(self, path: str) -> Any:
         try:
@@ -214,15 +237,19 @@ class Frames:
             self._opened[path] = dataset
         return dataset
 
+    def _read(self, path: str, index: Any) -> NDArray[Any]:
+        dataset = self._dataset(path) if path in _KEPT_OPEN else self._group[path]
+        return self.store.read_of(dataset, f"codecs/{self.name}/{path}", index)
+
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
         """Frames of utterance u are ``offsets[u]`` up to ``offsets[u + 1]``; int64 (n_utterances + 1,)."""
-        return np.asarray(self._group["offsets"][()])
+        return self._read("offsets", ())
 
     @cached_property
     def codebooks(self) -> NDArray[np.float32]:
         """All codebooks, float32 (n_layers, n_codewords, dim)."""
-        return np.asarray(self._group["codebooks"][()])
+        return self._read("codebooks", ())
 
     def layer(self, layer: int) -> "Layer":
         """Return the embeddings of one RVQ layer, counted from 1, ready to be sliced.
@@ -241,7 +268,7 @@ class Frames:
     def codes(self, start: int, stop: int) -> NDArray[np.uint16]:
         """Return the codes of frames start..stop, all layers: uint16 (n_layers, stop - start)."""
         self.check_present("codes", start, stop)
-        return np.asarray(self._dataset("codes")[:, start:stop])
+        return self._read("codes", (slice(None), slice(start, stop)))
 
     def labels(self, name: str, start: int, stop: int) -> NDArray[Any]:
         """Return a label track (``phoneme``, ``speaker``: indices; ``f0``: Hz, NaN unvoiced) of frames start..stop.
@@ -256,7 +283,7 @@ class Frames:
             raise UnknownNameError(
                 f"{self.store.path}:/codecs/{self.name}/labels: no track {name!r}; it has {', '.join(tracks)}"
             )
-        return np.asarray(self._group[f"labels/{name}"][start:stop])
+        return self._read(f"labels/{name}", slice(start, stop))
 
     @cached_property
     def _tracks(self) -> list[str]:
@@ -376,7 +403,7 @@ class Frames:
                 "found none (the store format makes it optional); use codes or embeddings, or a store that has it"
             )
         self.check_present("latents", start, stop)
-        return np.asarray(self._group["latents"][start:stop])
+        return self._read("latents", slice(start, stop))
 
     def check_present(self, path: str, start: int, stop: int) -> None:
         """Refuse to read frames start..stop of a virtual store where the part that holds them is absent.
@@ -431,8 +458,8 @@ class Frames:
 class Layer:
     """One layer's embeddings, (n_frames, dim) float32, read by slices of frames.
 
-    A slice reads a dense store's rows as they were written. `read_into` and `take` rebuild the same rows from codes,
-    which is many times faster; that the two are equal is a rule of the format, which ``verify --full`` checks.
+    Rows are rebuilt from codes in either layout, which is many times faster than reading those of a dense store; that
+    the two are equal is a rule of the format, which ``verify --full`` checks.
     """
 
     def __init__(self, frames: Frames, row: int) -> None:
@@ -457,7 +484,7 @@ class Layer:
         if self._held is not None:
             return self._held[start:stop]
         self._frames.check_present("codes", start, stop)
-        return np.asarray(self._frames.stored_codes()[self._row, start:stop])
+        return self._frames._read("codes", (self._row, slice(start, stop)))
 
     def hold_codes(self, codes: NDArray[np.uint16] | None = None) -> NDArray[np.uint16]:
         """Keep this layer's codes in memory, 2 bytes a frame, for many reads of scattered frames; return them.
@@ -549,12 +576,22 @@ class Layer:
         stop = max(start, stop) if step > 0 else stop
         if step < 1:
             raise ValueError(f"a layer is read forwards: step {step} is not positive")
-        dense = self._frames.stored_embeddings()
-        if dense is not None:
-            self._frames.check_present("embeddings", start, stop)
-            return np.asarray(dense[self._row, start:stop:step])
-        rows: NDArray[np.float32] = self.codebook[self.codes(start, stop)[::step]]
+        rows = np.empty((len(range(start, stop, step)), self.shape[1]), dtype=np.float32)
+        if step == 1:
+            self.read_into(rows, start, stop)
+        else:
+            self._gather(self.codes(start, stop)[::step], rows)
         return rows
+
+    def stored_rows(self, start: int, stop: int) -> NDArray[np.float32] | None:
+        """Return the rows that a dense store holds of frames start..stop, float32 (stop - start, dim); else None.
+
+        They equal ``layer[start:stop]``, which is faster: only a check of that has to read them.
+        """
+        if self._frames.stored_embeddings() is None:
+            return None
+        self._frames.check_present("embeddings", start, stop)
+        return self._frames._read("embeddings", (self._row, slice(start, stop)))
 
 
 def _open(path: Path) -> Any:

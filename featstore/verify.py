@@ -210,7 +210,8 @@ def _latents(frames: Frames) -> list[str]:
 def _dense_rows(frames: Frames, codes: np.ndarray[Any, Any], start: int, stop: int) -> list[str]:
     for layer in range(1, frames.n_layers + 1):
         expected = frames.codebooks[layer - 1][codes[layer - 1]]
-        if frames.layer(layer)[start:stop].tobytes() != expected.tobytes():
+        rows = frames.layer(layer).stored_rows(start, stop)
+        if rows is None or rows.tobytes() != expected.tobytes():
             return [f"/codecs/{frames.name}/embeddings: layer {layer} differs from codebook[code] in {start} to {stop}"]
     return []
 

@@ -256,10 +256,10 @@ def _checked_rows(frames: Frames, layer: int, start: int, stop: int) -> NDArray[
     ProbeError
         When a dense store's differ from them.
     """
-    rows = frames.layer(layer)[start:stop]
-    if frames.stored_embeddings() is None:
+    rows, stored = frames.layer(layer)[start:stop], frames.layer(layer).stored_rows(start, stop)
+    if stored is None:
         return rows
-    differing = (rows != frames.codebooks[layer - 1][frames.layer(layer).codes(start, stop)]).any(axis=1)
+    differing = (rows != stored).any(axis=1)
     if differing.any():
         raise ProbeError(
             f"{frames.store.path}:/codecs/{frames.name}/embeddings: expected codebook[code] of layer {layer}, found "
