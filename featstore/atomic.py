@@ -8,12 +8,15 @@ import contextlib
 import errno
 import glob
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 # Some file systems (SMB, some of FUSE) write names through at once and refuse to be asked for it.
+_OF_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+_NUMPY_WROTE_LESS = re.compile(r"\d+ requested and \d+ written")  # all that NumPy says of a disk that is full
 _FOLDER_CANNOT_BE_SYNCED = {errno.EINVAL, errno.ENOTSUP}
 
 
@@ -58,12 +61,19 @@ def _renamed_at_the_end(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         sync(path.parent)
     except OSError as error:
-        name = os.fspath(error.filename) if isinstance(error.filename, (str, os.PathLike)) else ""
-        if name == str(temporary) or name.startswith(f"{temporary}{os.sep}"):
-            error.filename = str(path)
+        _name_target(error, temporary, path)
         raise
     finally:
         _remove(temporary)
+
+
+def _name_target(error: OSError, temporary: Path, path: Path) -> None:
+    """Have an error of writing name the file that was to be made, also where it names none."""
+    if error.errno is None and _NUMPY_WROTE_LESS.search(str(error)):
+        error.errno, error.strerror = errno.ENOSPC, os.strerror(errno.ENOSPC)
+    name = os.fspath(error.filename) if isinstance(error.filename, (str, os.PathLike)) else ""
+    if name == str(temporary) or name.startswith(f"{temporary}{os.sep}") or (not name and error.errno in _OF_WRITING):
+        error.filename = str(path)
 
 
 def rename(source: Path, target: Path) -> None:
@@ -91,20 +101,21 @@ def write_text_once(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def discard_leftovers(path: Path, *, of_any_host: bool = False) -> list[Path]:
+def discard_leftovers(path: Path, *, is_alone: bool = False) -> list[Path]:
     """Remove temporary files and folders of `path` whose process on this machine is gone; return them.
 
     Parameters
     ----------
     path : Path
-    of_any_host : bool
-        Those of other machines too, whose processes cannot be asked: only for the one who holds the output's lock.
+    is_alone : bool
+        Remove all of them, those of other machines too: only for the one who holds the output's lock, since then
+        nobody else can be writing.
     """
-    host = "*" if of_any_host else glob.escape(socket.gethostname())
+    host = "*" if is_alone else glob.escape(socket.gethostname())
     gone = []
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.{host}-*.partial"):
-        host_there, _, pid = leftover.name.removesuffix(".partial").removeprefix(f".{path.name}.").rpartition("-")
-        if pid.isdigit() and (host_there != socket.gethostname() or not _is_alive(int(pid))):
+        pid = leftover.name.removesuffix(".partial").rpartition("-")[2]
+        if pid.isdigit() and (is_alone or not _is_alive(int(pid))):
             _remove(leftover)
             gone.append(leftover)
     return gone

@@ -94,7 +94,7 @@ def _build(plan: BuildPlan, report: Progress) -> BuildResult:
     job = _job(plan, codecs, describe_device(device))
     if options.shard:
         return _build_one(plan, job, options.shard[0] - 1, report)
-    discard_leftovers(options.output, of_any_host=True)
+    discard_leftovers(options.output, is_alone=True)
     asked = job.attributes["build_options"]
     there = find_built(plan, asked)
     if there is not None:
@@ -124,7 +124,7 @@ def _build(plan: BuildPlan, report: Progress) -> BuildResult:
 def _merge(plan: BuildPlan, parts: Sequence[Path], report: Progress) -> None:
     """Merge into a file beside the shards, verify that, give it its name, and only then remove what went into it."""
     options, staged = plan.options, plan.shards_folder / "merged.h5"
-    discard_leftovers(staged, of_any_host=True)
+    discard_leftovers(staged, is_alone=True)
     merge_stores(
         parts,
         staged,
@@ -144,7 +144,7 @@ def _remove_shards(plan: BuildPlan, paths: Iterable[Path]) -> None:
     for path in paths:
         trust.forget(path)
         path.unlink(missing_ok=True)
-        discard_leftovers(path, of_any_host=True)
+        discard_leftovers(path, is_alone=True)
     with contextlib.suppress(OSError):  # another build's shards stand there too
         plan.shards_folder.rmdir()
 

@@ -62,7 +62,7 @@ def export_store(
     """
     container = format or ("zarr" if output.suffix.lower() == ".zarr" else "hdf5")
     with hold_lock(output):
-        discard_leftovers(output, of_any_host=True)
+        discard_leftovers(output, is_alone=True)
         if output.exists() and path.exists() and output.samefile(path):
             raise StoreError(f"{output}: is the store itself; choose another output")
         # a damaged store would get a seal of its own in the export

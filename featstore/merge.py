@@ -148,7 +148,7 @@ def merge_into(
         As `merge_stores` does, and when another store stands there or another process writes it.
     """
     with hold_lock(output):
-        discard_leftovers(output, of_any_host=True)
+        discard_leftovers(output, is_alone=True)
         if output.exists() and any(output.samefile(part) for part in parts if part.exists()):
             raise StoreError(f"{output}: is one of the parts; choose another --output")
         return merge_stores(parts, output, layout, compression, virtual=virtual, may_replace=False, progress=progress)

@@ -5,7 +5,6 @@ residually, so its codes depend on every sample that was read.
 """
 
 import hashlib
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from featstore.atomic import write_once
 from featstore.codecs.base import Checkpoint, CodecFamily, WeightsKind, n_frames_of
 from featstore.codecs.registry import register_codec
 from featstore.errors import UtteranceError, WeightsError
@@ -86,9 +86,9 @@ def _make_untrained(audio: Sequence[NDArray[np.float32]], seed: int, folder: Pat
     for layer in range(N_LAYERS):
         codebooks[layer] = residual[rng.choice(len(residual), N_CODEWORDS, replace=False)]
         residual = residual - codebooks[layer][_nearest(residual, codebooks[layer])]
-    path, temporary = folder / f"{NAME}.npy", folder / f"{NAME}.unfinished.npy"
-    np.save(temporary, codebooks)
-    os.replace(temporary, path)
+    path = folder / f"{NAME}.npy"
+    with write_once(path) as temporary, temporary.open("wb") as file:
+        np.save(file, codebooks)
     return Checkpoint(path, "untrained")
 
 

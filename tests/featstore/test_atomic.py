@@ -1,5 +1,6 @@
 """Write-once files: whole or absent, and leftovers of dead processes removed."""
 
+import errno
 import os
 import socket
 import subprocess
@@ -60,3 +61,18 @@ def test_only_leftovers_of_dead_processes_of_this_machine_go(tmp_path):
     assert discard_leftovers(path) == [gone]
     assert all(file.exists() for file in kept)
     assert not gone.exists()
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_file_whatever_numpy_says(tmp_path):
+    """``ndarray.tofile`` tells neither file nor number: only how much it did not write."""
+    for error in (OSError("1024 requested and 992 written"), OSError(errno.ENOSPC, "No space left on device")):
+        with pytest.raises(OSError, match="No space left") as caught, write_once(tmp_path / "a.npz"):
+            raise error
+        assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "a.npz"))
+
+
+def test_who_is_alone_removes_what_a_killed_process_left_even_if_its_number_is_in_use(tmp_path):
+    path = tmp_path / "file.txt"
+    leftover(path, 1).write_text("half")  # process 1 is always there, as a killed process is until it is waited for
+    assert discard_leftovers(path) == []
+    assert discard_leftovers(path, is_alone=True) == [leftover(path, 1)]
