@@ -2,7 +2,8 @@
 
 import heapq
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +12,12 @@ from featstore.corpora.base import Utterance
 
 _PROBED = 200  # utterances whose headers are read to estimate durations
 _LARGEST = 20  # files whose headers are read to find the longest: FLAC of equal length differs in size by half or so
-# Bytes on disk for one byte of embeddings. Rows repeat, so Zstandard shrinks them 5 to 11 times and gzip 1.7 to 3 times
-# (measured on codes of real speech); these are the cautious ends.
-_EMBEDDING_SHARE = {"zstd": 0.2, "gzip": 0.6, "none": 1.0}
+# Bytes on disk for one byte of embeddings, cautiously: (up to this dim, above it). Rows repeat, and a compressor finds
+# that as far as its window reaches: 2 MB of Zstandard hold 4096 rows of 128 numbers, but 512 of 1024, fewer than a
+# codebook has. With codes of real speech Zstandard shrank rows of 128 to a sixth and rows of 1024 to 0.61 of their bytes
+# (benchmarks/bench_size.py); gzip looks back over 32 kB.
+_LONGEST_SMALL_ROW = 256
+_EMBEDDING_SHARE = {"zstd": (0.2, 0.65), "gzip": (0.6, 0.95), "none": (1.0, 1.0)}
 _LABEL_BYTES = 10  # of a frame: phoneme, speaker and F0
 _FILE_BYTES = 20_000  # of a store without frames and codebooks: 16 kB were seen, and the utterance table grows
 
@@ -32,8 +36,8 @@ class SizeEstimate:
         Codes and labels of all codecs; stored uncompressed in this estimate.
     bytes_codebooks : int
         Of all codecs. The result holds them, and so does every shard.
-    bytes_embeddings : int
-        Of all codecs, before compression; in the dense layout only.
+    bytes_embeddings : mapping of int to int
+        Of all codecs, by the dim of their rows, before compression; in the dense layout only.
     n_shards : int
     compression : str
         Of the embeddings: "zstd", "gzip" or "none".
@@ -44,7 +48,7 @@ class SizeEstimate:
     n_frames: dict[str, int]
     bytes_frames: int
     bytes_codebooks: int
-    bytes_embeddings: int
+    bytes_embeddings: Mapping[int, int]
     n_shards: int
     compression: str
 
@@ -85,13 +89,13 @@ def estimate_sizes(
     step = max(1, len(utterances) // _PROBED)
     durations = [seconds for utterance in utterances[::step] if (seconds := _duration_s(utterance.audio_path))]
     duration_s = sum(durations) / max(1, len(durations)) * len(utterances)
-    n_frames, frames, codebooks, embeddings = {}, 0, 0, 0
+    n_frames, frames, codebooks, embeddings = {}, 0, 0, Counter[int]()
     for family in families:
         n = int(duration_s * family.sample_rate_hz / family.hop_samples) + len(utterances)
         n_frames[family.name] = n
         frames += bytes_of_frames(n, family.n_layers)
         codebooks += family.n_layers * family.n_codewords * family.dim * 4
-        embeddings += bytes_of_embeddings(n, family.n_layers, family.dim)
+        embeddings[family.dim] += bytes_of_embeddings(n, family.n_layers, family.dim)
     longest_s = max([*durations, *_durations_of_largest(utterances)], default=0.0)
     return SizeEstimate(duration_s, longest_s, n_frames, frames, codebooks, embeddings, n_shards, compression)
 
@@ -99,7 +103,9 @@ def estimate_sizes(
 def estimate_merged(codecs: Sequence[tuple[int, int, int]], bytes_codebooks: int, compression: str) -> SizeEstimate:
     """Return the sizes of a store of known frames: (n_frames, n_layers, dim) of each codec; no shards, no audio."""
     frames = sum(bytes_of_frames(n, n_layers) for n, n_layers, _ in codecs)
-    embeddings = sum(bytes_of_embeddings(*codec) for codec in codecs)
+    embeddings = Counter[int]()
+    for n_frames, n_layers, dim in codecs:
+        embeddings[dim] += bytes_of_embeddings(n_frames, n_layers, dim)
     return SizeEstimate(0.0, 0.0, {}, frames, bytes_codebooks, embeddings, 0, compression)
 
 
@@ -113,9 +119,10 @@ def bytes_of_embeddings(n_frames: int, n_layers: int, dim: int) -> int:
     return n_frames * n_layers * dim * 4
 
 
-def compressed_bytes(n_bytes: int, compression: str) -> int:
-    """Return what embeddings of `n_bytes` take on disk."""
-    return int(n_bytes * _EMBEDDING_SHARE[compression])
+def compressed_bytes(n_bytes: Mapping[int, int], compression: str) -> int:
+    """Return what embeddings take on disk, of which there are so many bytes by dim."""
+    small, large = _EMBEDDING_SHARE[compression]
+    return int(sum(n * (small if dim <= _LONGEST_SMALL_ROW else large) for dim, n in n_bytes.items()))
 
 
 def in_bytes(n: int) -> str:
