@@ -14,8 +14,8 @@ _PROBED = 200  # utterances whose headers are read to estimate durations
 _LARGEST = 20  # files whose headers are read to find the longest: FLAC of equal length differs in size by half or so
 # Bytes on disk for one byte of embeddings, cautiously: (up to this dim, above it). Rows repeat, and a compressor finds
 # that as far as its window reaches: 2 MB of Zstandard hold 4096 rows of 128 numbers, but 512 of 1024, fewer than a
-# codebook has. With codes of real speech Zstandard shrank rows of 128 to a sixth and rows of 1024 to 0.61 of their bytes
-# (benchmarks/bench_size.py); gzip looks back over 32 kB.
+# codebook has. With codes of real speech Zstandard shrank rows of 128 to a sixth of their bytes and rows of 1024 to
+# 0.61 (benchmarks/bench_size.py); gzip looks back over 32 kB.
 _LONGEST_SMALL_ROW = 256
 _EMBEDDING_SHARE = {"zstd": (0.2, 0.65), "gzip": (0.6, 0.95), "none": (1.0, 1.0)}
 _LABEL_BYTES = 10  # of a frame: phoneme, speaker and F0

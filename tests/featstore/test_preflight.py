@@ -301,16 +301,16 @@ def test_a_merge_that_would_not_fit(tmp_path, room):
     codecs = {"encodec": (27_000_000, 8, 128), "speechtokenizer": (18_000_000, 8, 1024)}
     asked = {"bytes_codebooks": 38_000_000, "compression": "gzip", "output": tmp_path / "store.h5"}
     check_space_to_merge(codecs, layout="dense", **asked)
-    room.n_bytes = 200 * 10**9
+    room.n_bytes = 500 * 10**9
     with pytest.raises(StoreError) as caught:
         check_space_to_merge(codecs, layout="dense", **asked)
     assert re.search(
-        r"store.h5: merging needs about 421.5 GB, 200.0 GB are free; use --compression zstd, which needs 141.3 GB or "
+        r"store.h5: merging needs about 627.9 GB, 500.0 GB are free; use --compression zstd, which needs 406.7 GB or "
         r"--embeddings factored, which needs 1.2 GB$",
         str(caught.value),
     )
     check_space_to_merge(codecs, layout="factored", **asked)
-    with pytest.raises(StoreError, match=r"200.0 GB are free; free some space or choose another --output$"):
+    with pytest.raises(StoreError, match=r"500.0 GB are free; free some space or choose another --output$"):
         check_space_to_merge(codecs, layout="factored", bytes_besides=10**12, **asked)
 
 
