@@ -140,6 +140,11 @@ build_options = options(
         help="Of the store's frames.",
     ),
     click.option(
+        "--store-latents",
+        is_flag=True,
+        help="Also write the encoder's output before quantisation (probe --representation latent).",
+    ),
+    click.option(
         "--max-utterances", type=click.IntRange(min=0), help="A seeded subset, speaker by speaker; 0 or absent is all."
     ),
     click.option(
@@ -590,6 +595,8 @@ def study(output: Path, as_json: bool, quiet: bool, **arguments: Any) -> None:
 
     probing = {name: arguments.pop(name) for name in _PROBE_ARGUMENTS}
     ProbeOptions(**probing)  # refuses what makes no sense before the store is built
+    if probing["representation"] == "latent" and not arguments["store_latents"]:
+        raise click.UsageError("--representation latent needs --store-latents: the store would have none to probe")
     weights = _weights(arguments)
     store = output / "store.h5"
     _build(quiet, **arguments, output=store, weights=weights)

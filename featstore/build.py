@@ -160,8 +160,12 @@ def _take_up(plan: BuildPlan, job: ShardJob, there: Built, report: Progress) -> 
         # of a build that ended between the store's last byte and now
         _remove_shards(plan, [path for path in _finished_shards(plan) if _digest_of(path) in there.shard_digests])
         return result
-    if there.has_latents:
-        raise StoreError(f"{options.output}: has latents, which a retry cannot add to; build it again elsewhere")
+    if there.has_latents != options.store_latents:  # not as its build left it, whose options are these
+        found = "some" if there.has_latents else "none"
+        raise StoreError(
+            f"{options.output}: expected {'' if options.store_latents else 'no '}latents (--store-latents), found "
+            f"{found}, which a retry cannot add to; build it again with another --output"
+        )
     slices = _retry_slices(plan, again)
     asked = job.attributes["build_options"]
     left = [slice_ for slice_ in slices if find_finished(slice_.path, asked, slice_.utterances) is None]
@@ -231,7 +235,7 @@ def _job(plan: BuildPlan, codecs: Mapping[str, Codec], device: str) -> ShardJob:
         "build_options": recorded_options(plan.options, weights),
         "producer_versions": producer_versions(_PACKAGES),
     }
-    return ShardJob(codecs, plan.split, plan.options.f0, device, attributes)
+    return ShardJob(codecs, plan.split, plan.options.f0, device, attributes, plan.options.store_latents)
 
 
 def recorded_options(options: BuildOptions, weights: Mapping[str, str]) -> dict[str, Any]:
@@ -244,6 +248,7 @@ def recorded_options(options: BuildOptions, weights: Mapping[str, str]) -> dict[
         "weights": dict(weights),
         "embeddings": options.embeddings,
         "compression": options.compression,
+        **({"store_latents": True} if options.store_latents else {}),
     }
 
 

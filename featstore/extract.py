@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.audio import read_audio, resample
-from featstore.codecs.base import Codec, n_frames_of
+from featstore.codecs.base import Codec, LatentCodec, n_frames_of
 from featstore.corpora.base import Utterance
 from featstore.errors import UtteranceError
 from featstore.header import InputHashes
@@ -72,11 +72,15 @@ class PreparedUtterance:
 
 @dataclass(frozen=True)
 class CodecFrames:
-    """Frames of one utterance: codes uint16 (n_layers, n), raw phone labels str (n,), F0 in Hz float32 (n,)."""
+    """Frames of one utterance: codes uint16 (n_layers, n), raw phone labels str (n,), F0 in Hz float32 (n,).
+
+    `latents`: the encoder's output before quantisation, float32 (n, dim), where it was asked for.
+    """
 
     codes: NDArray[np.uint16]
     phonemes: NDArray[np.str_]
     f0_hz: NDArray[np.float32]
+    latents: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -135,8 +139,17 @@ def _prepare(
     return PreparedUtterance(utterance, inputs, "", n_samples, rate, samples, labels, stopwatch.seconds)
 
 
-def encode_prepared(prepared: PreparedUtterance, codecs: Mapping[str, Codec]) -> UtteranceFrames:
+def encode_prepared(
+    prepared: PreparedUtterance, codecs: Mapping[str, Codec], with_latents: bool = False
+) -> UtteranceFrames:
     """Encode a prepared utterance with every codec.
+
+    Parameters
+    ----------
+    prepared : PreparedUtterance
+    codecs : mapping of str to Codec
+    with_latents : bool
+        Keep the encoders' output as well; every codec is then a `LatentCodec`.
 
     Raises
     ------
@@ -148,8 +161,22 @@ def encode_prepared(prepared: PreparedUtterance, codecs: Mapping[str, Codec]) ->
     frames = {}
     for name, codec in codecs.items():
         labels = prepared.labels[name]
-        codes = codec.encode(prepared.samples[codec.sample_rate_hz])
+        codes, latents = _encode(name, codec, prepared.samples[codec.sample_rate_hz], with_latents)
         expected = (len(codec.codebooks), len(labels.f0_hz))
         assert codes.shape == expected, f"{name} gave codes of shape {codes.shape}, its contract says {expected}"
-        frames[name] = CodecFrames(codes, labels.phonemes, labels.f0_hz)
+        frames[name] = CodecFrames(codes, labels.phonemes, labels.f0_hz, latents)
     return UtteranceFrames(prepared.utterance, prepared.n_samples, prepared.sample_rate_hz, prepared.inputs, frames)
+
+
+def _encode(
+    name: str, codec: Codec, samples: NDArray[np.float32], with_latents: bool
+) -> tuple[NDArray[np.uint16], NDArray[np.float32] | None]:
+    if not with_latents:
+        return codec.encode(samples), None
+    assert isinstance(codec, LatentCodec), f"{name} gives no latents, its family says it does"
+    codes, latents = codec.encode_with_latents(samples)
+    expected = (codes.shape[1], codec.codebooks.shape[2])
+    assert latents.shape == expected, f"{name} gave latents of shape {latents.shape}, its contract says {expected}"
+    if not np.isfinite(latents).all():  # no store may hold them, and a whole build would end with that
+        raise UtteranceError(f"{name}: expected a finite encoder's output, found NaN or infinity")
+    return codes, latents

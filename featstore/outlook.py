@@ -61,7 +61,9 @@ def _first_line(plan: BuildPlan) -> str:
                 "would retry", f"{counted(len(again), 'skipped utterance')} of {target} ({again[0]}, ...){part}"
             )
         return _line("nothing to do", f"{target} is already built from these inputs{part}")
-    layout = "factored until it is merged" if part else f"{options.embeddings}, {options.compression}"
+    with_latents = " with latents" if options.store_latents else ""
+    layout = f"{'factored' if part else options.embeddings}{with_latents}"
+    layout += " until it is merged" if part else f", {options.compression}"
     return _line("would build", f"{target} ({layout}){part}")
 
 
@@ -116,9 +118,10 @@ def _sizes(plan: BuildPlan) -> str:
     both = {"dense": in_bytes(sizes.bytes_dense), "factored": in_bytes(sizes.bytes_factored)}
     other = "factored" if layout == "dense" else "dense"
     whole = "" if plan.options.shard is None else " of the whole"
+    latents = f"; {in_bytes(sizes.bytes_latents)} of each are latents" if plan.options.store_latents else ""
     return (
         f"{layout} about {both[layout]}{whole} ({other} would be about {both[other]}), "
-        f"and {in_bytes(sizes.bytes_shards)} of shards until they are merged"
+        f"and {in_bytes(sizes.bytes_shards)} of shards until they are merged{latents}"
     )
 
 

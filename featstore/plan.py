@@ -19,7 +19,8 @@ from featstore.wording import counted
 from featstore.writer import Compression, Layout
 
 SHARD_UTTERANCES = 32  # what an interrupted build loses at most: a minute or two of encoding
-# Every shard holds the codebooks (38 MB for the two codecs of the study), so a large corpus gets larger shards.
+# Every shard holds the codebooks (38 MB for the two codecs of the study), so a large corpus gets larger shards. Not so
+# with latents, of which 32 utterances have twice as many bytes and more, held in memory until their shard is written.
 MOST_SHARDS = 128
 
 
@@ -47,6 +48,7 @@ class BuildOptions:
     shard_utterances: int = SHARD_UTTERANCES
     retry_skipped: bool = False
     workers: int | None = None
+    store_latents: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,14 +127,18 @@ def plan_build(options: BuildOptions) -> BuildPlan:
     else:
         split = make_split(scan.utterances, options.eval_frac, options.seed)
     utterances = take_subset(scan.utterances, options.max_utterances, options.seed)
-    n_small = min(MOST_SHARDS, -(-len(utterances) // options.shard_utterances))
-    n_slices = options.shard[1] if options.shard else n_small
+    n_slices = options.shard[1] if options.shard else _n_shards(len(utterances), options)
     edges = [len(utterances) * index // n_slices for index in range(n_slices + 1)]
     slices = [utterances[a:b] for a, b in itertools.pairwise(edges)]
-    sizes = estimate_sizes(utterances, families, options.compression, n_slices)
+    sizes = estimate_sizes(utterances, families, options.compression, n_slices, options.store_latents)
     plan = BuildPlan(options, scan.utterances, utterances, dict(scan.irregular), split, slices, sizes)
     check_room(plan.work_left)
     return plan
+
+
+def _n_shards(n_utterances: int, options: BuildOptions) -> int:
+    n_small = -(-n_utterances // options.shard_utterances)
+    return n_small if options.store_latents else min(MOST_SHARDS, n_small)
 
 
 def shards_folder_of(output: Path) -> Path:
@@ -152,6 +158,12 @@ def _check_options(options: BuildOptions) -> None:
     check_f0_method(options.f0)
     if not options.weights:
         raise StoreError("no codec was asked for; give --codec")
+    without = [name for name in options.weights if options.store_latents and not codec_family(name).has_latents]
+    if without:
+        raise StoreError(
+            f"--store-latents: expected codecs that give their encoder's output, found {', '.join(without)}, which "
+            f"{'does' if len(without) == 1 else 'do'} not; leave the option out, or choose other codecs with --codec"
+        )
     if not 0 <= options.eval_frac < 1:
         raise StoreError(f"--eval-frac {options.eval_frac}: expected a share from 0 to below 1")
     if options.shard and not 1 <= options.shard[0] <= options.shard[1]:

@@ -21,6 +21,10 @@ from featstore.wording import counted
 _FILES_BESIDES = 12
 # Of a frame in memory besides what is stored of it: its phone as a string of four characters or so, and indices.
 _BYTES_OF_A_FRAME_IN_MEMORY = 40
+# Copies of a shard's latents at the peak, of both processes together: while a shard is handed to the one that writes,
+# it is there as encoded, as sent, as received and as unpacked, and that process holds the shard before until then.
+# 6.0 times their bytes were seen with shards of 98 MB; without worker processes it is about once.
+_COPIES_OF_LATENTS = 6
 
 # Memory, as seen with untrained networks (which are as large as trained ones) on one thread, each in a process of its
 # own, and both in one. EnCodec: 702 MB loaded; at its peak 839 MB on 5 s, 1308 MB on 35 s, 1912 MB on 70 s of audio.
@@ -117,6 +121,7 @@ class WorkLeft:
     def bytes_of_frames_in_memory(self) -> int:
         """Bytes of the frames of the largest shard, which are held until it is written."""
         in_memory = self.sizes.bytes_frames + _BYTES_OF_A_FRAME_IN_MEMORY * sum(self.sizes.n_frames.values())
+        in_memory += _COPIES_OF_LATENTS * self.sizes.bytes_latents
         return int(in_memory * max(self.slices, default=0) / max(1, self.n_utterances))
 
 
@@ -262,7 +267,8 @@ def _check_space(work: WorkLeft) -> None:
     if needed <= free:
         return
     ways = _smaller(work, work.bytes_on_disk, free)
-    way = f"use {' or '.join(ways)}" if ways else "free some space or choose another --output"
+    less = ", leave out --store-latents" if work.sizes.bytes_latents else ""
+    way = f"use {' or '.join(ways)}" if ways else f"free some space{less} or choose another --output"
     raise StoreError(f"{work.output}: {_what(work)} needs about {in_bytes(needed)}, {in_bytes(free)} are free; {way}")
 
 
@@ -292,7 +298,8 @@ def _check_memory(work: WorkLeft) -> None:
     if there is None or needed <= there:
         return
     if work.bytes_of_frames_in_memory > needed // 2:
-        way = "build smaller slices (--shard I/N with a larger N)"
+        less = " or leave out --store-latents" if work.sizes.bytes_latents else ""
+        way = f"build smaller slices (--shard I/N with a larger N){less}"
     else:
         way = "end other programs, use a machine or a batch job with more, or cut up long recordings"
     raise StoreError(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from featstore.atomic import discard_leftovers
 from featstore.codecs.base import Codec
@@ -36,6 +37,7 @@ from featstore.store import Store
 from featstore.writer import LAYOUT_OPTIONS, ShardFrames
 
 LOG = logging.getLogger(__name__)
+_WHERE_ABSENT = {"store_latents": False}  # recorded only where it is true: stores built before there was one have none
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class ShardJob:
         As recorded, e.g. ``cpu, 2 threads``.
     attributes : mapping
         The root attributes ``corpus``, ``build_options`` and ``producer_versions``.
+    with_latents : bool
+        Whether the encoders' output is stored too.
     """
 
     codecs: Mapping[str, Codec]
@@ -58,6 +62,7 @@ class ShardJob:
     f0_method: str
     device: str
     attributes: Mapping[str, Mapping[str, Any]]
+    with_latents: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,11 +121,10 @@ def check_same_options(path: Path, found: Mapping[str, Any], asked: Mapping[str,
     ------
     StoreError
     """
-    names = [name for name in {**found, **asked} if name not in LAYOUT_OPTIONS]
+    there, now = {**_WHERE_ABSENT, **found}, {**_WHERE_ABSENT, **asked}
+    names = [name for name in {**there, **now} if name not in LAYOUT_OPTIONS]
     differ = [
-        f"{name} {found.get(name)!r} there, {asked.get(name)!r} now"
-        for name in names
-        if found.get(name) != asked.get(name)
+        f"{name} {there.get(name)!r} there, {now.get(name)!r} now" for name in names if there.get(name) != now.get(name)
     ]
     if differ:
         raise StoreError(
@@ -206,7 +210,7 @@ class _Gathered:
         stopwatch = Stopwatch()
         try:
             with stopwatch("encode"):
-                self._done[place] = encode_prepared(prepared, job.codecs)
+                self._done[place] = encode_prepared(prepared, job.codecs, job.with_latents)
         except UtteranceError as error:
             self._skipped[prepared.utterance.id] = SkippedRow(str(error), *prepared.inputs)
             self._n_skipped += 1
@@ -235,20 +239,20 @@ class _Gathered:
             phonemes=vocabulary,
             shards=[row],
             codecs=[
-                codec_header(codec, [item.codecs[name].codes.shape[1] for item in done])
+                codec_header(codec, [item.codecs[name].codes.shape[1] for item in done], job.with_latents)
                 for name, codec in job.codecs.items()
             ],
             attributes=job.attributes,
         )
         frames = [
-            (name, track.codes, np.array([number[label] for label in track.phonemes.tolist()], np.uint16), track.f0_hz)
+            (name, track.codes, _numbers(track.phonemes, number), track.f0_hz, track.latents)
             for item in done
             for name, track in item.codecs.items()
         ]
         return ShardFrames(header, frames)
 
 
-def codec_header(codec: Codec, n_frames: Sequence[int]) -> CodecHeader:
+def codec_header(codec: Codec, n_frames: Sequence[int], has_latents: bool = False) -> CodecHeader:
     """Return the store's header of a loaded codec."""
     return CodecHeader(
         codec.name,
@@ -258,6 +262,7 @@ def codec_header(codec: Codec, n_frames: Sequence[int]) -> CodecHeader:
         codec.weights_sha256,
         codec.codebooks,
         n_frames,
+        has_latents,
     )
 
 
@@ -272,6 +277,10 @@ def producer_versions(packages: Sequence[str]) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return versions
+
+
+def _numbers(labels: NDArray[np.str_], number: Mapping[str, int]) -> NDArray[np.uint16]:
+    return np.array([number[label] for label in labels.tolist()], np.uint16)
 
 
 def _row(item: UtteranceFrames, split: Mapping[str, int]) -> UtteranceRow:

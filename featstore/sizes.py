@@ -41,6 +41,8 @@ class SizeEstimate:
     n_shards : int
     compression : str
         Of the embeddings: "zstd", "gzip" or "none".
+    bytes_latents : int
+        Of all codecs, in shards and in either layout; hardly compressible, so stored as they are in this estimate.
     """
 
     duration_s: float
@@ -51,11 +53,12 @@ class SizeEstimate:
     bytes_embeddings: Mapping[int, int]
     n_shards: int
     compression: str
+    bytes_latents: int = 0
 
     @property
     def bytes_factored(self) -> int:
         """Bytes of the result in the factored layout."""
-        return self.bytes_frames + self.bytes_codebooks + _FILE_BYTES
+        return self.bytes_frames + self.bytes_latents + self.bytes_codebooks + _FILE_BYTES
 
     @property
     def bytes_dense(self) -> int:
@@ -75,7 +78,7 @@ class SizeEstimate:
 
     def bytes_of_shards(self, n_shards: int, share: float) -> int:
         """Return the bytes of some of the shards, which hold this share (0 to 1) of the frames."""
-        return int(self.bytes_frames * share) + n_shards * (self.bytes_codebooks + _FILE_BYTES)
+        return int((self.bytes_frames + self.bytes_latents) * share) + n_shards * (self.bytes_codebooks + _FILE_BYTES)
 
     def bytes_needed(self, layout: str) -> int:
         """Return the bytes of shards and result together, which lie side by side until the merge is done."""
@@ -83,21 +86,26 @@ class SizeEstimate:
 
 
 def estimate_sizes(
-    utterances: Sequence[Utterance], families: Sequence[CodecFamily], compression: str, n_shards: int
+    utterances: Sequence[Utterance],
+    families: Sequence[CodecFamily],
+    compression: str,
+    n_shards: int,
+    with_latents: bool = False,
 ) -> SizeEstimate:
     """Estimate a build's sizes from the headers of a few hundred evenly spaced audio files and of the largest ones."""
     step = max(1, len(utterances) // _PROBED)
     durations = [seconds for utterance in utterances[::step] if (seconds := _duration_s(utterance.audio_path))]
     duration_s = sum(durations) / max(1, len(durations)) * len(utterances)
-    n_frames, frames, codebooks, embeddings = {}, 0, 0, Counter[int]()
+    n_frames, frames, codebooks, latents, embeddings = {}, 0, 0, 0, Counter[int]()
     for family in families:
         n = int(duration_s * family.sample_rate_hz / family.hop_samples) + len(utterances)
         n_frames[family.name] = n
         frames += bytes_of_frames(n, family.n_layers)
         codebooks += family.n_layers * family.n_codewords * family.dim * 4
+        latents += n * family.dim * 4 if with_latents else 0
         embeddings[family.dim] += bytes_of_embeddings(n, family.n_layers, family.dim)
     longest_s = max([*durations, *_durations_of_largest(utterances)], default=0.0)
-    return SizeEstimate(duration_s, longest_s, n_frames, frames, codebooks, embeddings, n_shards, compression)
+    return SizeEstimate(duration_s, longest_s, n_frames, frames, codebooks, embeddings, n_shards, compression, latents)
 
 
 def estimate_merged(codecs: Sequence[tuple[int, int, int]], bytes_codebooks: int, compression: str) -> SizeEstimate:

@@ -285,17 +285,24 @@ class StoreWriter:
 
 @dataclass(frozen=True)
 class ShardFrames:
-    """A shard in memory: its header, and (codec, codes, phoneme, f0) of each utterance and codec, as `append` takes."""
+    """A shard in memory: its header, and (codec, codes, phoneme, f0, latents) of each utterance and codec.
+
+    They are what `StoreWriter.append` and `append_latents` take; latents are None where the header has none.
+    """
 
     header: StoreHeader
-    frames: Sequence[tuple[str, NDArray[np.uint16], NDArray[np.uint16], NDArray[np.float32]]]
+    frames: Sequence[
+        tuple[str, NDArray[np.uint16], NDArray[np.uint16], NDArray[np.float32], NDArray[np.float32] | None]
+    ]
 
 
 def write_shard(path: Path, shard: ShardFrames) -> None:
     """Write a shard as a factored store, which appears when it is whole."""
     with StoreWriter(path, shard.header, layout="factored") as writer:
-        for name, codes, phoneme, f0_hz in shard.frames:
+        for name, codes, phoneme, f0_hz, latents in shard.frames:
             writer.append(name, codes, phoneme, f0_hz)
+            if latents is not None:
+                writer.append_latents(name, latents)
 
 
 def rows_of_chunk(dim: int) -> int:

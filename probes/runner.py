@@ -206,7 +206,7 @@ def _layers(frames: Frames, options: ProbeOptions) -> Sequence[int | None]:
         if not frames.has_latents:
             raise ProbeError(
                 f"{frames.store.path}:/codecs/{frames.name}/latents: expected the encoder's output before "
-                "quantisation, found none (build-store does not write it; schemas/store-1.0.md says how it is stored); "
+                "quantisation, found none (build-store --store-latents writes it); "
                 "use --representation codeword, cumulative or concat, or --codec with a codec that has it"
             )
         return [None]

@@ -7,7 +7,7 @@ One file per codec implements `Codec` and registers a `CodecFamily` (see `regist
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +77,33 @@ class Codec(Protocol):
         ...
 
 
+@runtime_checkable
+class LatentCodec(Codec, Protocol):
+    """A codec that also gives what its encoder puts out before quantisation, its latents; its family says so."""
+
+    def encode_with_latents(self, samples: NDArray[np.float32]) -> tuple[NDArray[np.uint16], NDArray[np.float32]]:
+        """Encode one utterance, and keep what entered the residual quantiser.
+
+        Parameters
+        ----------
+        samples : float32 array of shape (n_samples,)
+            As for `encode`.
+
+        Returns
+        -------
+        codes : uint16 array of shape (n_layers, n_frames)
+            Exactly those of `encode`.
+        latents : float32 array of shape (n_frames, dim)
+            In the space of the codebooks: layer 1's code is the codeword of layer 1 nearest to a row.
+
+        Raises
+        ------
+        UtteranceError
+            Where `encode` does.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class CodecFamily:
     """How to get codecs of one kind; the registry holds one per name.
@@ -99,6 +126,8 @@ class CodecFamily:
         False where `fetch_pretrained` can only say where the authors' files are.
     needs_config : bool
         Whether a checkpoint is two files, weights and configuration.
+    has_latents : bool
+        Whether what `load` returns is a `LatentCodec`.
     """
 
     name: str
@@ -113,6 +142,7 @@ class CodecFamily:
     fetch_pretrained: Callable[[], Checkpoint] | None
     has_download: bool = True
     needs_config: bool = False
+    has_latents: bool = False
 
 
 def n_frames_of(n_samples: int, hop_samples: int) -> int:

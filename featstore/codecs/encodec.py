@@ -52,14 +52,28 @@ class Encodec:
         The library itself reflects the last samples of an utterance that ends within a hop. Padding with zeros
         changes that last frame only (the network is causal) and makes batches, devices and single runs agree.
         """
+        return self._encode(samples)[0]
+
+    def encode_with_latents(self, samples: NDArray[np.float32]) -> tuple[NDArray[np.uint16], NDArray[np.float32]]:
+        """Return the codes, and what entered the quantiser: float32 of shape (ceil(n_samples / 320), 128)."""
+        codes, latents = self._encode(samples)
+        return codes, np.ascontiguousarray(latents[0].T.cpu().numpy())
+
+    def _encode(self, samples: NDArray[np.float32]) -> "tuple[NDArray[np.uint16], torch.Tensor]":
+        """Return the codes and the encoder's output, a tensor of shape (1, 128, n_frames) on the model's device.
+
+        The two steps of the library's own ``encode``, which keeps the second from its caller.
+        """
         import torch
 
         samples = require_mono(samples, NAME)
         padded = np.zeros(n_frames_of(samples.size, HOP_SAMPLES) * HOP_SAMPLES, dtype=np.float32)
         padded[: samples.size] = samples
         with torch_support.exact_float32():
-            ((codes, _scale),) = self.model.encode(torch.from_numpy(padded)[None, None].to(self._device))
-        return require_n_frames(codes[0].cpu().numpy().astype(np.uint16), samples.size, HOP_SAMPLES, NAME)
+            latents = self.model.encoder(torch.from_numpy(padded)[None, None].to(self._device))
+            codes = self.model.quantizer.encode(latents, self.model.frame_rate, self.model.bandwidth)
+        found = codes[:, 0].cpu().numpy().astype(np.uint16)
+        return require_n_frames(found, samples.size, HOP_SAMPLES, NAME), latents
 
 
 def fetch_pretrained() -> Checkpoint:
@@ -131,4 +145,5 @@ FAMILY = CodecFamily(
     load=load,
     make_untrained=make_untrained,
     fetch_pretrained=fetch_pretrained,
+    has_latents=True,
 )

@@ -55,7 +55,12 @@ class MelRvq:
 
     def encode(self, samples: NDArray[np.float32]) -> NDArray[np.uint16]:
         """Return the codes, uint16 of shape (n_layers, ceil(n_samples / hop_samples))."""
-        return quantise(log_mel(require_mono(samples, NAME), self.settings), self.codebooks)
+        return self.encode_with_latents(samples)[0]
+
+    def encode_with_latents(self, samples: NDArray[np.float32]) -> tuple[NDArray[np.uint16], NDArray[np.float32]]:
+        """Return the codes, and the log-mel rows that they stand for: float32 of shape (n_frames, n_bands)."""
+        latents = log_mel(require_mono(samples, NAME), self.settings)
+        return quantise(latents, self.codebooks), latents
 
 
 def load(checkpoint: Checkpoint, device: str) -> MelRvq:
@@ -142,4 +147,5 @@ FAMILY = CodecFamily(
     load=load,
     make_untrained=make_untrained,
     fetch_pretrained=None,
+    has_latents=True,
 )

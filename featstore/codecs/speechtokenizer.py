@@ -94,12 +94,26 @@ class SpeechTokenizer:
 
         The utterance goes in exactly as it is: the LSTM runs both ways, so padding would change every frame.
         """
+        return self._encode(samples)[0]
+
+    def encode_with_latents(self, samples: NDArray[np.float32]) -> tuple[NDArray[np.uint16], NDArray[np.float32]]:
+        """Return the codes, and what entered the quantiser: float32 of shape (n_frames, dim), 1024 as released."""
+        codes, latents = self._encode(samples)
+        return codes, np.ascontiguousarray(latents[0].T.cpu().numpy())
+
+    def _encode(self, samples: NDArray[np.float32]) -> "tuple[NDArray[np.uint16], torch.Tensor]":
+        """Return the codes and the encoder's output, a tensor of shape (1, dim, n_frames) on the model's device.
+
+        The two steps of the library's own ``encode``, which keeps the second from its caller.
+        """
         import torch
 
         samples = require_mono(samples, NAME)
         with torch_support.exact_float32():
-            codes = self.model.encode(torch.from_numpy(samples)[None, None].to(self._device))
-        return require_n_frames(codes[:, 0].cpu().numpy().astype(np.uint16), samples.size, self.hop_samples, NAME)
+            latents = self.model.encoder(torch.from_numpy(samples)[None, None].to(self._device))
+            codes = self.model.quantizer.encode(latents)
+        found = codes[:, 0].cpu().numpy().astype(np.uint16)
+        return require_n_frames(found, samples.size, self.hop_samples, NAME), latents
 
 
 def fetch_pretrained() -> Checkpoint:
@@ -259,4 +273,5 @@ FAMILY = CodecFamily(
     fetch_pretrained=fetch_pretrained,
     has_download=False,
     needs_config=True,
+    has_latents=True,
 )

@@ -80,6 +80,16 @@ def test_codes_of_real_speech_equal_the_librarys(codec, library_model, shared_da
     _check_against_library(codec, library_model, resample(speech, rate, RATE))
 
 
+@pytest.mark.parametrize("n_samples", [40 * HOP, 40 * HOP + 1])
+def test_latents_are_what_the_librarys_encoder_gives(codec, library_model, n_samples):
+    samples = tones(n_samples, RATE, seed=9)
+    codes, latents = codec.encode_with_latents(samples)
+    with torch.no_grad():
+        output = library_model.encoder(torch.from_numpy(np.pad(samples, (0, -n_samples % HOP)))[None, None])
+    assert latents.shape == (codes.shape[1], 128)
+    np.testing.assert_array_equal(latents, output[0].T.numpy())
+
+
 def test_codebook_rows_add_up_to_the_quantisers_decode(codec, library_model):
     codes = codec.encode(tones(24_000, RATE, seed=4))
     summed = sum(codec.codebooks[layer][codes[layer]] for layer in range(8))

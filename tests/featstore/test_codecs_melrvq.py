@@ -104,6 +104,12 @@ def test_codes_are_the_nearest_codewords_to_what_is_left(codec):
         left = left - codebook[codes[layer]]
 
 
+def test_latents_are_the_log_mel_rows(codec):
+    samples = tones(40 * HOP + 7, RATE, seed=6)
+    _, latents = codec.encode_with_latents(samples)
+    np.testing.assert_array_equal(latents, log_mel(samples, SETTINGS))
+
+
 def test_checkpoint_has_the_same_bytes_again(checkpoint, tmp_path):
     assert (checkpoint.path.name, checkpoint.weights) == ("melrvq.npz", "untrained")
     again = melrvq.make_untrained(_audio(), 0, tmp_path)

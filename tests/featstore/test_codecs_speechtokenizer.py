@@ -11,7 +11,7 @@ import torch
 
 from featstore.codecs import speechtokenizer as ours
 from featstore.codecs import torch_support, weights
-from featstore.codecs.base import Checkpoint, n_frames_of
+from featstore.codecs.base import Checkpoint, LatentCodec, n_frames_of
 from featstore.errors import UtteranceError, WeightsError
 from tests.support.codec_contract import CodecContract, tones
 
@@ -74,11 +74,22 @@ class TestContract(CodecContract):
         assert codec.name == ours.FAMILY.name
         assert (codec.sample_rate_hz, codec.hop_samples) == (12_000, 120)
         assert codec.codebooks.shape == (3, 64, 24)
+        assert isinstance(codec, LatentCodec) == ours.FAMILY.has_latents
 
 
 @pytest.mark.parametrize("n_samples", [1, 119, 1200, 1201, 12_345])
 def test_codes_equal_the_librarys(codec, checkpoint, n_samples):
     _check_against_library(codec, _library_model(checkpoint), tones(n_samples, 12_000, seed=8))
+
+
+@pytest.mark.parametrize("n_samples", [1200, 1201])
+def test_latents_are_what_the_librarys_encoder_gives(codec, checkpoint, n_samples):
+    samples = tones(n_samples, 12_000, seed=8)
+    codes, latents = codec.encode_with_latents(samples)
+    with torch.no_grad():
+        output = _library_model(checkpoint).encoder(torch.from_numpy(samples)[None, None])
+    assert latents.shape == (codes.shape[1], 24)
+    np.testing.assert_array_equal(latents, output[0].T.numpy())
 
 
 def test_every_length_gives_the_promised_number_of_frames(codec):
@@ -89,7 +100,7 @@ def test_every_length_gives_the_promised_number_of_frames(codec):
 
 def test_another_number_of_frames_is_an_utterance_error(checkpoint, monkeypatch):
     codec = ours.load(checkpoint, "cpu")
-    monkeypatch.setattr(codec.model, "encode", lambda wave: torch.zeros(3, 1, 7, dtype=torch.int64))
+    monkeypatch.setattr(codec.model.quantizer, "encode", lambda latents: torch.zeros(3, 1, 7, dtype=torch.int64))
     with pytest.raises(UtteranceError, match="gave 7 frames for 1200 samples, expected 10"):
         codec.encode(np.ones(1200, dtype=np.float32))
 
@@ -178,6 +189,9 @@ def test_the_released_architecture_on_real_speech(tmp_path, shared_data):
     assert codec.codebooks.shape == (family.n_layers, family.n_codewords, family.dim)
     codes = _check_against_library(codec, _library_model(checkpoint), speech[0])
     assert codes.shape == (8, n_frames_of(len(speech[0]), 320))
+    again, latents = codec.encode_with_latents(speech[0])
+    np.testing.assert_array_equal(again, codes)
+    assert latents.shape == (codes.shape[1], 1024)
     # The authors' file has 481,906,997 bytes: the same tensors, but for the names that torch.save puts into the zip.
     assert abs(checkpoint.path.stat().st_size - 481_906_997) < 20_000
 

@@ -38,6 +38,12 @@ def test_frames_and_codes(tmp_path, n_samples):
     assert codes.shape == (family.n_layers, n_frames_of(n_samples, family.hop_samples))
     assert codes.max() < family.n_codewords
     assert codec.codebooks.shape == (family.n_layers, family.n_codewords, family.dim)
+    again, latents = codec.encode_with_latents(_noise(n_samples, seed=5))
+    np.testing.assert_array_equal(again, codes)
+    assert latents.dtype == np.float32
+    assert latents.shape == (codes.shape[1], family.dim)
+    distances = np.square(latents[:, None] - codec.codebooks[0]).sum(axis=2)
+    np.testing.assert_array_equal(distances.argmin(axis=1), codes[0])
 
 
 def test_refuses_what_it_cannot_use(tmp_path):

@@ -31,6 +31,18 @@ class ClockOnly:
         return np.zeros((2, n_frames_of(len(samples), self.hop_samples)), np.uint16)
 
 
+class WithLatents(ClockOnly):
+    """A codec whose encoder gives `value` for every number."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__(8_000, 160)
+        self.value = np.float32(value)
+
+    def encode_with_latents(self, samples):
+        codes = self.encode(samples)
+        return codes, np.full((codes.shape[1], 3), self.value)
+
+
 CODECS = {
     "tiny": ClockOnly(8_000, 160),
     "as_encodec": ClockOnly(24_000, 320),
@@ -39,8 +51,8 @@ CODECS = {
 }
 
 
-def extract_utterance(utterance, codecs, f0_method):
-    return encode_prepared(prepare_utterance(utterance, clocks_of(codecs), f0_method), codecs)
+def extract_utterance(utterance, codecs, f0_method, **more):
+    return encode_prepared(prepare_utterance(utterance, clocks_of(codecs), f0_method), codecs, **more)
 
 
 def utterance_of(audio_path: Path, alignment_path: Path | None) -> Utterance:
@@ -98,3 +110,21 @@ def test_alignment_of_a_longer_recording_is_refused(tiny_corpus, tmp_path) -> No
     alignment_path.write_text(textgrid_text([(0.0, 60.0, "AA1")]))
     with pytest.raises(UtteranceError, match=r"the alignment ends at 60\.000 s but the audio at"):
         extract_utterance(utterance_of(audio_path, alignment_path), CODECS, "yin")
+
+
+def an_utterance(corpus) -> Utterance:
+    audio_path = min(corpus.librispeech_root.rglob("*.flac"))
+    return utterance_of(audio_path, next(corpus.alignments_root.rglob(f"{audio_path.stem}.TextGrid")))
+
+
+def test_latents_are_there_where_they_are_asked_for(tiny_corpus) -> None:
+    codecs = {"loud": WithLatents(2.5)}
+    assert extract_utterance(an_utterance(tiny_corpus), codecs, "yin").codecs["loud"].latents is None
+    found = extract_utterance(an_utterance(tiny_corpus), codecs, "yin", with_latents=True).codecs["loud"]
+    np.testing.assert_array_equal(found.latents, np.full((len(found.f0_hz), 3), 2.5, np.float32))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_latents_that_are_not_finite_cost_the_utterance_and_not_the_build(tiny_corpus, value) -> None:
+    with pytest.raises(UtteranceError, match="loud: expected a finite encoder's output, found NaN or infinity"):
+        extract_utterance(an_utterance(tiny_corpus), {"loud": WithLatents(value)}, "yin", with_latents=True)

@@ -68,6 +68,15 @@ def test_a_first_build(options):
     assert lines["split"] == f"{options().output.with_name('split.json')} (to be written)"
 
 
+def test_a_build_with_latents(options):
+    lines = outlook(options(store_latents=True))
+    assert lines["would build"] == f"{options().output} (dense with latents, zstd)"
+    assert re.search(r"of shards until they are merged; [\d.]+ kB of each are latents$", lines["size"])
+    assert "latents" not in outlook(options())["size"]
+    part = outlook(options(store_latents=True, shard=(2, 3)))["would build"]
+    assert "(factored with latents until it is merged), slice 2 of 3" in part
+
+
 def test_a_finished_store(options):
     build_store(plan_build(options()))
     lines = outlook(options())
@@ -84,6 +93,7 @@ def test_a_finished_store(options):
         {"f0": "pyin"},
         {"max_utterances": 4},
         {"embeddings": "factored"},
+        {"store_latents": True},
         {"eval_frac": 0.5, "force_resplit": True},
         {"weights": {tiny_codec.NAME: WeightsRequest("checkpoint", "the store's own")}},
     ],

@@ -96,9 +96,10 @@ def refusal(work):
 # what is needed
 
 
+@pytest.mark.parametrize("store_latents", [False, True])
 @pytest.mark.parametrize("layout", ["dense", "factored"])
-def test_what_is_needed_is_near_what_is_taken(options, monkeypatch, layout):
-    plan = plan_build(options(embeddings=layout))
+def test_what_is_needed_is_near_what_is_taken(options, monkeypatch, layout, store_latents):
+    plan = plan_build(options(embeddings=layout, store_latents=store_latents))
     needed = plan.work_left
     taken = []
 
@@ -250,6 +251,27 @@ def test_too_little_memory_for_a_slice_of_half_the_corpus(tmp_path, room):
     sizes = sizes_of(n_frames={"melrvq": 180_000_000}, longest_s=600.0)
     message = refusal(work(tmp_path, sizes=sizes, slices=[14_272], has_merge=False))
     assert message.endswith("are free; build smaller slices (--shard I/N with a larger N)")
+
+
+def test_latents_are_counted_in_shards_result_and_memory(tmp_path):
+    without, latents = work(tmp_path), 361_000 * (75 * 128 + 50 * 1024) * 4
+    with_them = work(tmp_path, sizes=sizes_of(bytes_latents=latents))
+    assert with_them.bytes_shards - without.bytes_shards == latents
+    for layout in ("dense", "factored"):
+        assert with_them.bytes_result(layout) - without.bytes_result(layout) == latents
+    of_a_shard = latents * 32 / 28_544
+    assert with_them.bytes_of_memory - without.bytes_of_memory == pytest.approx(6 * of_a_shard, abs=2)
+    assert 0.5e9 < 6 * of_a_shard < 0.7e9
+
+
+def test_latents_that_do_not_fit_may_be_left_out(tmp_path, room):
+    sizes = sizes_of(bytes_latents=10**12)
+    room.n_bytes = 10**11
+    message = refusal(work(tmp_path, sizes=sizes))
+    assert message.endswith("free some space, leave out --store-latents or choose another --output")
+    room.n_bytes, room.memory = 10**15, 10**11
+    message = refusal(work(tmp_path, sizes=sizes, slices=[14_272], has_merge=False))
+    assert message.endswith("build smaller slices (--shard I/N with a larger N) or leave out --store-latents")
 
 
 def test_a_limit_for_the_size_of_files(tmp_path, room):

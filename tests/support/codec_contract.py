@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from featstore.codecs.base import Codec, CodecFamily, n_frames_of
+from featstore.codecs.base import Codec, CodecFamily, LatentCodec, n_frames_of
 from featstore.codecs.registry import codec_family, codec_names
 from featstore.errors import UtteranceError
 
@@ -20,6 +20,13 @@ def tones(n_samples: int, sample_rate_hz: int, seed: int) -> NDArray[np.float32]
     voice = sum(np.sin(k * phase) / k for k in range(1, 12))
     envelope = 0.5 + 0.5 * np.sin(2 * np.pi * rng.uniform(2, 5) * time_s)
     return (0.1 * envelope * voice + 0.02 * rng.standard_normal(n_samples)).astype(np.float32)
+
+
+def require_latents(codec: Codec) -> LatentCodec:
+    """Return the codec as one that gives latents; skip the test where it does not, which the contract leaves open."""
+    if not isinstance(codec, LatentCodec):
+        pytest.skip(f"{codec.name} gives no latents")
+    return codec
 
 
 class CodecContract:
@@ -36,6 +43,7 @@ class CodecContract:
         assert codec.hop_samples == family.hop_samples
         assert codec.codebooks.shape == (family.n_layers, family.n_codewords, family.dim)
         assert len(bytes.fromhex(codec.weights_sha256)) == 32
+        assert isinstance(codec, LatentCodec) == family.has_latents
 
     def test_codebooks_are_finite_float32_and_used(self, codec: Codec):
         assert isinstance(codec.codebooks, np.ndarray)
@@ -65,6 +73,33 @@ class CodecContract:
         assert not np.array_equal(codes_of_other[:, :20], codes)
         assert hashlib.sha256(codec.codebooks.tobytes()).hexdigest() == before
 
+    def test_latents_come_with_the_same_codes_at_any_length(self, codec: Codec):
+        latent_codec = require_latents(codec)
+        for hops in self.lengths_in_hops:
+            samples = tones(max(1, int(hops * codec.hop_samples)), codec.sample_rate_hz, seed=1)
+            codes, latents = latent_codec.encode_with_latents(samples)
+            np.testing.assert_array_equal(codes, codec.encode(samples))
+            assert codes.dtype == np.uint16
+            assert isinstance(latents, np.ndarray)
+            assert latents.dtype == np.float32
+            assert latents.flags.c_contiguous
+            assert latents.shape == (codes.shape[1], codec.codebooks.shape[2])
+            assert np.isfinite(latents).all()
+
+    def test_codes_are_the_nearest_codewords_to_what_is_left_of_latents(self, codec: Codec):
+        samples = tones(60 * codec.hop_samples, codec.sample_rate_hz, seed=7)
+        codes, latents = require_latents(codec).encode_with_latents(samples)
+        left = latents.astype(np.float64)
+        # The quantisers subtract squared norms in float32. Codewords of an untrained network lie so close together that
+        # the last bit (1.2e-7 of the norms) decides between some; the next nearest is at 3e-6 of them in the median.
+        for layer, codebook in enumerate(codec.codebooks.astype(np.float64)):
+            distances = np.square(left[:, None] - codebook[None]).sum(axis=2)
+            near_tie = 1e-6 * (np.square(left).sum(axis=1) + np.square(codebook).sum(axis=1).max())
+            chosen = distances[np.arange(len(left)), codes[layer]]
+            assert (chosen <= distances.min(axis=1) + near_tie).all(), f"layer {layer + 1}"
+            assert (distances.argmin(axis=1) == codes[layer]).mean() > 0.9, f"layer {layer + 1}"
+            left = left - codebook[codes[layer]]
+
     def test_silence_is_encoded(self, codec: Codec):
         codes = codec.encode(np.zeros(10 * codec.hop_samples, dtype=np.float32))
         assert codes.shape[1] == 10
@@ -81,3 +116,6 @@ class CodecContract:
     def test_what_cannot_be_encoded_is_an_utterance_error(self, codec: Codec, samples, message):
         with pytest.raises(UtteranceError, match=message):
             codec.encode(samples)
+        if isinstance(codec, LatentCodec):
+            with pytest.raises(UtteranceError, match=message):
+                codec.encode_with_latents(samples)

@@ -40,12 +40,17 @@ class TinyCodec:
 
     def encode(self, samples: NDArray[np.float32]) -> NDArray[np.uint16]:
         """Return the codes, uint16 of shape (3, ceil(n_samples / 160))."""
-        residual = _band_energies(samples)
+        return self.encode_with_latents(samples)[0]
+
+    def encode_with_latents(self, samples: NDArray[np.float32]) -> tuple[NDArray[np.uint16], NDArray[np.float32]]:
+        """Return the codes, and the log band energies that they stand for: float32 of shape (n_frames, 6)."""
+        latents = _band_energies(samples)
+        residual = latents
         codes = np.empty((N_LAYERS, len(residual)), dtype=np.uint16)
         for layer, codebook in enumerate(self.codebooks):
             codes[layer] = _nearest(residual, codebook)
             residual = residual - codebook[codes[layer]]
-        return codes
+        return codes, latents
 
 
 def load(checkpoint: Checkpoint, device: str) -> TinyCodec:
@@ -103,6 +108,7 @@ FAMILY = CodecFamily(
     load=load,
     make_untrained=make_untrained,
     fetch_pretrained=None,
+    has_latents=True,
 )
 
 
