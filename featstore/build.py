@@ -83,6 +83,9 @@ def build_store(plan: BuildPlan, progress: Progress | None = None) -> BuildResul
         return _build(plan, progress or _no_progress)
 
 
+_RETRIED = "retried-{}.h5"
+
+
 def _no_progress(done: int, total: int, what: str, note: str = "") -> None:
     pass
 
@@ -123,8 +126,8 @@ def _build(plan: BuildPlan, report: Progress) -> BuildResult:
 
 def _merge(plan: BuildPlan, parts: Sequence[Path], report: Progress) -> None:
     """Merge into a file beside the shards, verify that, give it its name, and only then remove what went into it."""
-    options, staged = plan.options, plan.shards_folder / "merged.h5"
-    discard_leftovers(staged, is_alone=True)
+    options, staged = plan.options, plan.staged_path
+    _discard_staged(plan)
     merge_stores(
         parts,
         staged,
@@ -132,11 +135,22 @@ def _merge(plan: BuildPlan, parts: Sequence[Path], report: Progress) -> None:
         options.compression,
         progress=lambda done, total: report(done, total, "merge"),
     )
-    verify_store(staged, full=True, progress=report)
+    try:
+        verify_store(staged, full=True, progress=report)
+    except StoreError:
+        _discard_staged(plan)  # damaged on its way to the disk: the shards are whole, and are merged anew next time
+        raise
     trust.forget(staged)
     rename(staged, options.output)
     trust.remember(options.output, trust.identity_of(options.output))
     _remove_shards(plan, [path for path in parts if path != options.output])
+
+
+def _discard_staged(plan: BuildPlan) -> None:
+    """Remove what an earlier build merged but did not live to verify: merging again takes less than it is worth."""
+    trust.forget(plan.staged_path)
+    plan.staged_path.unlink(missing_ok=True)
+    discard_leftovers(plan.staged_path, is_alone=True)
 
 
 def _remove_shards(plan: BuildPlan, paths: Iterable[Path]) -> None:
@@ -158,7 +172,9 @@ def _take_up(plan: BuildPlan, job: ShardJob, there: Built, report: Progress) -> 
         LOG.info("%s is already built from these inputs; nothing to do", options.output)
         _note_repaired(there.repaired)
         # of a build that ended between the store's last byte and now
-        _remove_shards(plan, [path for path in _finished_shards(plan) if _digest_of(path) in there.shard_digests])
+        _discard_staged(plan)
+        merged = [path for path in _shards_there(plan) if _digest_of(path) in there.shard_digests]
+        _remove_shards(plan, merged)
         return result
     if there.has_latents != options.store_latents:  # not as its build left it, whose options are these
         found = "some" if there.has_latents else "none"
@@ -168,7 +184,8 @@ def _take_up(plan: BuildPlan, job: ShardJob, there: Built, report: Progress) -> 
         )
     slices = _retry_slices(plan, again)
     asked = job.attributes["build_options"]
-    left = [slice_ for slice_ in slices if find_finished(slice_.path, asked, slice_.utterances) is None]
+    there_already = [find_finished(slice_.path, asked, slice_.utterances) for slice_ in slices]
+    left = [slice_ for slice_, done in zip(slices, there_already, strict=True) if done is None or done.repaired]
     result.seconds = build_shards(left, job, 0, _counting(report, 0, len(again)))
     result.n_built = len(left)
     skipped = dict(there.skipped)
@@ -182,7 +199,7 @@ def _take_up(plan: BuildPlan, job: ShardJob, there: Built, report: Progress) -> 
         result.skipped = _skipped(options.output)
     else:  # nothing to add: the store stays, and the reasons of today are told
         result.skipped = _reasons(skipped)
-    _remove_shards(plan, plan.shards_folder.glob("retried-*.h5"))
+    _remove_shards(plan, plan.shards_folder.glob(_RETRIED.format("*")))
     return result
 
 
@@ -191,11 +208,12 @@ def _retry_slices(plan: BuildPlan, utterances: Sequence[Utterance]) -> list[Slic
     n = plan.options.shard_utterances
     pieces = [utterances[first : first + n] for first in range(0, len(utterances), n)]
     ids = (hashlib.sha256("\0".join(item.id for item in piece).encode()).hexdigest()[:16] for piece in pieces)
-    return [Slice(plan.shards_folder / f"retried-{id_}.h5", piece) for id_, piece in zip(ids, pieces, strict=True)]
+    return [Slice(plan.shards_folder / _RETRIED.format(id_), piece) for id_, piece in zip(ids, pieces, strict=True)]
 
 
-def _finished_shards(plan: BuildPlan) -> list[Path]:
-    return [path for index in range(len(plan.slices)) if (path := plan.shard_path(index)).exists()]
+def _shards_there(plan: BuildPlan) -> list[Path]:
+    own = [path for index in range(len(plan.slices)) if (path := plan.shard_path(index)).exists()]
+    return [*own, *plan.shards_folder.glob(_RETRIED.format("*"))]
 
 
 def _digest_of(path: Path) -> str:

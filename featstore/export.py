@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from featstore import trust
 from featstore.atomic import discard_leftovers
 from featstore.errors import StoreError
 from featstore.header import StoreHeader, read_header
@@ -18,6 +17,7 @@ from featstore.preflight import check_space_to_merge, check_writable
 from featstore.progress import Progress
 from featstore.seal import check_seal
 from featstore.store import BLOCK_FRAMES, Frames, Store
+from featstore.verify import check_tables
 from featstore.writer import Compression, Layout, StoreWriter, rows_of_chunk
 from featstore.zarr_seal import is_zarr
 
@@ -63,11 +63,14 @@ def export_store(
     container = format or ("zarr" if output.suffix.lower() == ".zarr" else "hdf5")
     with hold_lock(output):
         discard_leftovers(output, is_alone=True)
+        if output.is_symlink() and not output.exists():
+            raise StoreError(f"{output}: is a link to nothing; remove it or choose another output")
         if output.exists() and path.exists() and output.samefile(path):
             raise StoreError(f"{output}: is the store itself; choose another output")
         # a damaged store would get a seal of its own in the export
         check_seal(path, None if progress is None else lambda done, total: progress(done, total, "hash"))
         with Store(path) as source:
+            check_tables(source)
             _check_parts(source)
             layout = layout or _layout_of(source)
             if output.exists():
@@ -125,7 +128,7 @@ def _write_hdf5(
     progress: Progress | None,
 ) -> None:
     n_done, n_total = 0, sum(-(-source[name].n_frames // BLOCK_FRAMES) for name in source.codec_names)
-    with StoreWriter(output, header, layout, compression) as writer:
+    with StoreWriter(output, header, layout, compression, expected_digest=source.content_digest) as writer:
         for name in source.codec_names:
             frames = source[name]
             for start, stop in frames.blocks():
@@ -133,15 +136,6 @@ def _write_hdf5(
                 n_done += 1
                 if progress is not None:
                     progress(n_done, n_total, "export")
-    with Store(output) as written:
-        digest = written.content_digest
-    if digest != source.content_digest:
-        output.unlink()
-        trust.forget(output)
-        raise StoreError(
-            f"{source.path}: its content has the digest {digest}, but it claims {source.content_digest}: it was "
-            "changed after it was built; check it with verify --full"
-        )
 
 
 def _copy_block(writer: StoreWriter, frames: Frames, start: int, stop: int) -> None:

@@ -6,6 +6,7 @@ one utterance ready, which bounds the memory; results are put where they belong,
 many there are.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,6 +25,11 @@ from featstore.writer import ShardFrames, write_shard
 
 # An hour of audio takes pyin two minutes; only a file system that hangs takes longer.
 PREPARE_TIMEOUT_S = 600.0
+# What an encoded shard may take to be written when the build ends early; after a signal the process has to be gone
+# within ten seconds (`featstore.stopping.GRACE_S`).
+_LAST_WRITE_S, _LAST_WRITE_AFTER_SIGNAL_S = 120.0, 4.0
+
+LOG = logging.getLogger(__name__)
 
 
 class Pipeline:
@@ -44,18 +50,22 @@ class Pipeline:
         self._stack = ExitStack()
         self._preparing: _Preparing | None = None
         self._writing: OneCallAhead | None = None
+        self._handed: tuple[Path, ShardFrames] | None = None
 
     def __enter__(self) -> Self:
         if self.n_workers:
             with ExitStack() as stack:
                 self._preparing = stack.enter_context(_Preparing(self._make, self.n_workers))
-                self._writing = OneCallAhead(stack.enter_context(_Writing(_Writer, 1)))
+                self._writing = OneCallAhead(stack.enter_context(_Writing(_Writer, 1, is_finishing=True)))
                 self._stack = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._writing is not None and kind is not None:  # a shard that is encoded should be kept
+            is_signal = issubclass(kind, KeyboardInterrupt)
+            self._writing.let_finish(_LAST_WRITE_AFTER_SIGNAL_S if is_signal else _LAST_WRITE_S)
         self._stack.__exit__(kind, error, trace)
 
     def prepare(self, utterances: Sequence[Utterance]) -> Iterator[tuple[int, PreparedUtterance]]:
@@ -68,8 +78,15 @@ class Pipeline:
                 return
             yield answer
 
-    def write(self, path: Path, shard: ShardFrames) -> None:
+    def check(self) -> None:
+        """Raise what went wrong with the shard that is being written, as soon as that is known."""
+        if self._writing is not None:
+            self._settled(self._writing.check)
+
+    def write(self, path: Path, shard: ShardFrames, *, is_last: bool = False) -> None:
         """Write a shard, or hand it to the process that does when it has written the one before.
+
+        The last one is written here: there is nothing to do meanwhile, and handing it over would copy it.
 
         Raises
         ------
@@ -77,16 +94,31 @@ class Pipeline:
             What went wrong with this one or the one before.
         """
         with self.stopwatch("wait for disk"):
-            if self._writing is None:
+            self._finish()
+            if self._writing is None or is_last:
                 write_shard(path, shard)
             else:
+                self._handed = path, shard
                 self._writing.begin(("write", (path, shard)))
 
     def finish(self) -> None:
         """Wait until the last shard is on the disk; raises what went wrong with it."""
         with self.stopwatch("wait for disk"):
-            if self._writing is not None:
-                self._writing.finish()
+            self._finish()
+
+    def _finish(self) -> None:
+        if self._writing is not None:
+            self._settled(self._writing.finish)
+
+    def _settled(self, look: Callable[[], None]) -> None:
+        """Look at the process that writes; what it did not live to write is written here."""
+        try:
+            look()
+        except _WriterDiedError as error:
+            LOG.warning("warning: %s; shards are written by this one from now on", error)
+            assert self._handed is not None
+            self._writing = None  # and so are the others
+            write_shard(*self._handed)
 
     def _answers(self, utterances: Sequence[Utterance]) -> Iterator[tuple[int, PreparedUtterance]]:
         if self._preparing is None:
@@ -118,11 +150,25 @@ class _Lost:
         )
 
 
+class _WriterDiedError(StoreError):
+    """The writing process has ended before its shard was on the disk."""
+
+
 class _Preparing(Pool):
     def __init__(self, make: Callable[[], Any], n_workers: int) -> None:
         super().__init__(make, n_workers, n_retries=1, timeout_s=PREPARE_TIMEOUT_S)
+        self._n_lost_in_a_row = 0
+
+    def _answered(self) -> None:
+        self._n_lost_in_a_row = 0
 
     def _died(self, exit_code: int | None, is_late: bool) -> tuple[Any, Exception | None]:
+        self._n_lost_in_a_row += 1
+        if self._n_lost_in_a_row > 1:  # it is not the utterances: good ones must not be skipped for it
+            return None, StoreError(
+                f"worker processes keep {'hanging' if is_late else f'ending (exit code {exit_code})'}, perhaps for "
+                "lack of memory; finished shards are kept: run the same command again, with fewer --workers or 0"
+            )
         return _Lost(exit_code, is_late), None
 
     def _out_of_memory(self, why: str) -> Exception:
@@ -131,10 +177,7 @@ class _Preparing(Pool):
 
 class _Writing(Pool):
     def _died(self, exit_code: int | None, is_late: bool) -> tuple[Any, Exception | None]:
-        return None, StoreError(
-            f"the process that writes ended with exit code {exit_code}, perhaps for lack of memory; finished shards "
-            "are kept: run the same command again"
-        )
+        return None, _WriterDiedError(f"the process that writes ended with exit code {exit_code}")
 
     def _out_of_memory(self, why: str) -> Exception:
         return StoreError(f"out of memory while writing ({why}); finished shards are kept: run the same command again")

@@ -1,5 +1,6 @@
 """What a build will do, laid out before anything is written."""
 
+import glob
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -83,6 +84,11 @@ class BuildPlan:
         return self.shards_folder / f"shard-{index + 1:05d}-of-{len(self.slices):05d}.h5"
 
     @property
+    def staged_path(self) -> Path:
+        """Where the store is merged and verified before it gets its name: beside it, on the same file system."""
+        return self.options.output.with_name(f"{self.options.output.name}.merged")
+
+    @property
     def work_left(self) -> WorkLeft:
         """What is still to be written, looked up anew: finished shards, and a result that stands, are not.
 
@@ -95,7 +101,11 @@ class BuildPlan:
         slices = [len(self.slices[index]) for index in asked if not self.shard_path(index).exists()]
         if stands and options.retry_skipped and options.shard is None:
             slices = [options.shard_utterances]  # how many are to be taken up is not known yet; one shard at a time
-        return WorkLeft(options.output, options.embeddings, self.sizes, len(self.utterances), slices, has_merge)
+        # of a build that was killed: removed before the merge begins
+        staged = [self.staged_path, *self.staged_path.parent.glob(f".{glob.escape(self.staged_path.name)}.*.partial")]
+        n_bytes = sum(path.stat().st_size for path in staged if has_merge and path.is_file())
+        n_utterances = len(self.utterances)
+        return WorkLeft(options.output, options.embeddings, self.sizes, n_utterances, slices, has_merge, n_bytes)
 
 
 @dataclass

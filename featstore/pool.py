@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -39,12 +40,22 @@ class Pool:
         How often a call is handed out again when its worker has died; a new worker takes the dead one's place.
     timeout_s : float or None
         After so many seconds without an answer a worker counts as dead, and is killed.
+    is_finishing : bool
+        Workers do not heed SIGTERM, which batch systems send to all processes: they end what they do, and with their
+        parent.
     """
 
     def __init__(
-        self, make: Callable[[], Any], n_workers: int, n_retries: int = 0, timeout_s: float | None = None
+        self,
+        make: Callable[[], Any],
+        n_workers: int,
+        n_retries: int = 0,
+        timeout_s: float | None = None,
+        *,
+        is_finishing: bool = False,
     ) -> None:
         self.n_workers = n_workers
+        self._is_finishing = is_finishing
         self._make, self._n_retries, self._timeout_s = make, n_retries, timeout_s
         self._context = multiprocessing.get_context("spawn")  # forking a process that has HDF5 files open is not safe
         self._workers: dict[Connection, BaseProcess] = {}
@@ -66,7 +77,7 @@ class Pool:
 
     def _start(self) -> Connection:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_serve, args=(theirs, self._make), daemon=True)
+        process = self._context.Process(target=_serve, args=(theirs, self._make, self._is_finishing), daemon=True)
         process.start()
         theirs.close()
         self._workers[ours] = process
@@ -93,6 +104,7 @@ class Pool:
         RvqprobeError, OSError
             What a call raised, or what `_out_of_memory` or `_died` make of it.
         """
+        assert self._workers, "a pool whose worker has died for good has nobody to answer"
         waiting = enumerate(calls)
         busy: dict[Connection, _Task] = {}
         for pipe in list(self._workers):
@@ -123,6 +135,9 @@ class Pool:
         if error is not None:
             raise error
 
+    def _answered(self) -> None:
+        """Take note that a worker is alive."""
+
     def _died(self, exit_code: int | None, is_late: bool) -> tuple[Any, Exception | None]:
         """Return the answer to a call whose worker has died, or what is wrong then."""
         raise NotImplementedError
@@ -130,6 +145,10 @@ class Pool:
     def _out_of_memory(self, why: str) -> Exception:
         """Return what is wrong when a call ran out of memory."""
         raise NotImplementedError
+
+    def has_answer(self, timeout_s: float) -> bool:
+        """Tell whether a worker has answered, or died, within so many seconds."""
+        return bool(wait(list(self._workers), timeout_s))
 
     def _patience_s(self, busy: "dict[Connection, _Task]") -> float | None:
         if self._timeout_s is None:
@@ -154,6 +173,7 @@ class Pool:
             answer, failure = pipe.recv()
         except (EOFError, OSError):
             return self._bury(pipe, task)
+        self._answered()
         return pipe, answer, self._out_of_memory(str(failure)) if isinstance(failure, MemoryError) else failure
 
     def _bury(self, pipe: Connection, task: "_Task") -> tuple[Connection, Any, Exception | None]:
@@ -166,6 +186,8 @@ class Pool:
         answer, failure = None, None
         if task.n_tries > self._n_retries:
             answer, failure = self._died(exit_code, task.is_late)
+        if failure is not None:
+            return pipe, None, failure
         with _signals_held():
             new = self._start()
         if task.n_tries <= self._n_retries:
@@ -198,6 +220,17 @@ class OneCallAhead:
         """
         self.finish()
         self._running = self._pool.run([call])
+
+    def check(self) -> None:
+        """Raise what the last call raised, if it has ended by now."""
+        if self._running is not None and self._pool.has_answer(0):
+            self.finish()
+
+    def let_finish(self, timeout_s: float) -> None:
+        """Give the last call so many seconds to end, whatever it raises."""
+        if self._running is not None and self._pool.has_answer(timeout_s):
+            with contextlib.suppress(RvqprobeError, OSError, RuntimeError):
+                self.finish()
 
     def finish(self) -> None:
         """Wait for the last call; raises what it raised."""
@@ -251,8 +284,10 @@ def answer_call(answerer: Any, call: Call) -> Any:
     return getattr(answerer, method)(*arguments)
 
 
-def _serve(pipe: Connection, make: Callable[[], Any]) -> None:
+def _serve(pipe: Connection, make: Callable[[], Any], is_finishing: bool) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if is_finishing:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_freed_memory()
@@ -267,6 +302,8 @@ def _serve(pipe: Connection, make: Callable[[], Any]) -> None:
                 answer = None, error
             except MemoryError as error:
                 answer = None, MemoryError(str(error))  # what NumPy raises holds a shape and a dtype besides
+            except Exception as error:  # noqa: BLE001  # a fault of ours: raised in the parent, as without workers
+                answer = None, RuntimeError("".join(traceback.format_exception(error)))
             pipe.send(answer)
     except (EOFError, OSError):
         return  # the parent has gone

@@ -69,6 +69,8 @@ class WorkLeft:
         Utterances of each slice whose shard is still to be built.
     has_merge : bool
         Whether the shards are then merged into the result; not with ``--shard``.
+    bytes_to_be_freed : int
+        Of leftovers that are removed before they could be in the way.
     """
 
     output: Path
@@ -77,6 +79,7 @@ class WorkLeft:
     n_utterances: int
     slices: Sequence[int]
     has_merge: bool
+    bytes_to_be_freed: int = 0
 
     @property
     def is_done(self) -> bool:
@@ -263,7 +266,7 @@ def _free_now(path: Path) -> str:
 
 
 def _check_space(work: WorkLeft) -> None:
-    free, needed = free_bytes(work.output), work.bytes_on_disk()
+    free, needed = free_bytes(work.output) + work.bytes_to_be_freed, work.bytes_on_disk()
     if needed <= free:
         return
     ways = _smaller(work, work.bytes_on_disk, free)

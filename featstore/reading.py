@@ -6,7 +6,7 @@ that lies in the cache is faster than any way of reading them (`benchmarks/bench
 the rows' own chunks outside of HDF5's lock was tried: faster than HDF5, still slower than `np.load`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -91,7 +91,13 @@ def frame_numbers(frames: Any, n_frames: int) -> NDArray[np.int64]:
     return given.astype(np.int64, copy=False)
 
 
-def take_from(dataset: Any, lead: tuple[int, ...], frames: NDArray[np.int64], block: int) -> NDArray[Any]:
+def take_from(
+    read: Callable[[Any], NDArray[Any]],
+    dtype: np.dtype[Any],
+    lead: tuple[int, ...],
+    frames: NDArray[np.int64],
+    block: int,
+) -> NDArray[Any]:
     """Return ``dataset[*lead, frames]`` for frames in any order, repeated or not.
 
     HDF5 takes a list of places one by one. Here each block that is met is read once, from the first to the last frame
@@ -99,8 +105,10 @@ def take_from(dataset: Any, lead: tuple[int, ...], frames: NDArray[np.int64], bl
 
     Parameters
     ----------
-    dataset : h5py.Dataset
-        Frames along its last axis.
+    read : callable (index) -> array
+        Reads ``dataset[index]``; frames lie along its last axis.
+    dtype : dtype
+        Of the dataset.
     lead : tuple of int
         Place along the axes before it.
     frames : int64 array of shape (n,)
@@ -113,11 +121,11 @@ def take_from(dataset: Any, lead: tuple[int, ...], frames: NDArray[np.int64], bl
     """
     order = np.argsort(frames, kind="stable")
     in_order = frames[order]
-    found = np.empty(len(frames), dtype=dataset.dtype)
+    found = np.empty(len(frames), dtype=dtype)
     for first, last in _runs(in_order // block):
         wanted = in_order[first:last]
         start = int(wanted[0])
-        found[order[first:last]] = dataset[(*lead, slice(start, int(wanted[-1]) + 1))][wanted - start]
+        found[order[first:last]] = read((*lead, slice(start, int(wanted[-1]) + 1)))[wanted - start]
     return found
 
 

@@ -179,8 +179,9 @@ def build_shards(
                 if shard.is_complete:
                     waits = {stage: value - before[stage] for stage, value in pipeline.stopwatch.seconds.items()}
                     before = Counter(pipeline.stopwatch.seconds)
-                    pipeline.write(shard.slice.path, shard.frames(job, waits))
+                    pipeline.write(shard.slice.path, shard.frames(job, waits), is_last=n_done == len(flat))
                     gathered[index] = _Gathered(shard.slice)  # its frames are on their way
+                pipeline.check()
                 progress(n_done, shares_text(total + Counter(pipeline.stopwatch.seconds)))
             pipeline.finish()
             return dict(total + Counter(pipeline.stopwatch.seconds))

@@ -237,6 +237,10 @@ class Frames:
             self._opened[path] = dataset
         return dataset
 
+    def _take(self, path: str, lead: tuple[int, ...], frames: NDArray[np.int64]) -> NDArray[Any]:
+        dtype = np.dtype(store_spec().dataset(path).dtype)
+        return take_from(lambda index: self._read(path, index), dtype, lead, frames, BLOCK_FRAMES)
+
     def _read(self, path: str, index: Any) -> NDArray[Any]:
         dataset = self._dataset(path) if path in _KEPT_OPEN else self._group[path]
         return self.store.read_of(dataset, f"codecs/{self.name}/{path}", index)
@@ -344,7 +348,7 @@ class Frames:
     def take_labels(self, name: str, frames: NDArray[Any]) -> NDArray[Any]:
         """Return a label track at frames in any order; as `labels`, of the shape of `frames`."""
         self.labels(name, 0, 0)  # refuses an unknown track
-        return take_from(self._group[f"labels/{name}"], (), frame_numbers(frames, self.n_frames), BLOCK_FRAMES)
+        return self._take(f"labels/{name}", (), frame_numbers(frames, self.n_frames))
 
     def blocks(self, n: int = BLOCK_FRAMES) -> Iterator[tuple[int, int]]:
         """Yield (start, stop) over all frames in pieces of at most `n`."""
@@ -557,7 +561,7 @@ class Layer:
         if self._held is not None:
             return self._held[frames]
         self._frames.check_frames_present("codes", frames)
-        return take_from(self._frames.stored_codes(), (self._row,), frames, BLOCK_FRAMES)
+        return self._frames._take("codes", (self._row,), frames)
 
     def _gather(self, codes: NDArray[np.uint16], out: NDArray[np.float32]) -> None:
         try:

@@ -257,7 +257,10 @@ class FrameBatches(_StoreDataset):
         return state
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of an epoch; before its `DataLoader` is gone through, so that workers are told."""
+        """Choose the order of an epoch, before its `DataLoader` is gone through, so that workers are told.
+
+        Not with ``persistent_workers=True``: they are told once, and would keep the first order.
+        """
         if epoch != self.epoch:
             self.epoch, self._order = epoch, None
 

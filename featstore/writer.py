@@ -63,6 +63,8 @@ class StoreWriter:
     compression : {"zstd", "gzip", "none"}
     shown : VirtualFrames or None
         Frames of other stores that this one shows; labels alone are then written.
+    expected_digest : str
+        Content digest that the store has to have; empty where it is not known. Another one leaves nothing.
     """
 
     def __init__(
@@ -72,7 +74,9 @@ class StoreWriter:
         layout: Layout = "dense",
         compression: Compression = "zstd",
         shown: VirtualFrames | None = None,
+        expected_digest: str = "",
     ) -> None:
+        self._expected_digest = expected_digest
         self.path, self.header, self.layout, self.compression, self._shown = path, header, layout, compression, shown
         self._codecs = {codec.name: codec for codec in header.codecs}
         self._pending = {codec.name: _Pending() for codec in header.codecs}
@@ -198,7 +202,13 @@ class StoreWriter:
                 f"{self.path}: a part has changed while it was copied, or is not what its own digest says (shard "
                 f"{wrong[0]}, made on {self.header.shards[wrong[0]].host}); check the parts with verify --full"
             )
-        return combined_digest(written, digests)
+        digest = combined_digest(written, digests)
+        if self._expected_digest not in ("", digest):
+            raise StoreError(
+                f"{self.path}: its content has the digest {digest}, expected {self._expected_digest}: what was copied "
+                "has changed meanwhile, or is not what it claims; check it with verify --full"
+            )
+        return digest
 
     def _write_header(self) -> None:
         file, header = self._file, self.header

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from featstore.atomic import rename, sync
 from featstore.errors import StoreError
 from featstore.json_file import NotJsonError, read_json_object
 from featstore.safe_text import printable
@@ -76,10 +77,16 @@ def list_files(folder: Path) -> dict[str, os.stat_result]:
 
 
 def write_folder_seal(folder: Path) -> None:
-    """Hash every file of a finished folder and write the seal; the caller syncs it."""
+    """Hash every file of a finished folder and write the seal; whole or not at all."""
     names = [name for name in list_files(folder) if name != SEAL_NAME]
     files = {name: SealedFile((folder / name).stat().st_size, _hash(folder / name)) for name in names}
-    (folder / SEAL_NAME).write_bytes(_to_bytes(files))
+    temporary = folder.with_name(f".{folder.name}.{SEAL_NAME}")  # outside: a further file in it would break the seal
+    try:
+        temporary.write_bytes(_to_bytes(files))
+        sync(temporary)
+        rename(temporary, folder / SEAL_NAME)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_folder_seal(folder: Path) -> Mapping[str, SealedFile] | None:

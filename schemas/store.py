@@ -155,6 +155,8 @@ def _has_type(value: Any, type_name: str) -> bool:
         except (TypeError, ValueError):
             return False
     python: dict[str, type | tuple[type, ...]] = {"string": str, "bool": bool, "int": int, "float": (int, float)}
+    if type_name == "int" and isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return False
     return isinstance(value, python[type_name]) and (type_name == "bool" or not isinstance(value, bool))
 
 

@@ -117,7 +117,7 @@ def test_build_goes_on_after_every_kind_of_end(builds, tmp_path):
         kept = found
     assert list(tmp_path.rglob("*.partial")) == []
 
-    half_written = "store.h5.shards/.merged.h5.*.partial"
+    half_written = ".store.h5.merged.*.partial"
     check_stopped(stop_when(lambda: any(tmp_path.glob(half_written)), signal.SIGKILL, *arguments), signal.SIGKILL)
     assert not output.exists()
     assert len(list(tmp_path.glob(half_written))) == 1

@@ -536,3 +536,47 @@ def test_split_is_reused_and_subset_does_not_change_it(options):
         plan_build(options(seed=1))
     resplit = plan_build(options(seed=1, force_resplit=True, output=first.options.output.with_name("other.h5")))
     assert resplit.split != first.split
+
+
+def test_what_was_merged_but_not_verified_is_merged_anew(options, monkeypatch):
+    """Whatever state a kill left it in: a whole file, a damaged one, half a one; and its room is counted as free."""
+    plan = plan_build(options())
+
+    def killed(*arguments, **more):
+        raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build_module, "verify_store", killed)
+        with pytest.raises(Interrupted):
+            build_store(plan)
+    staged = plan.staged_path
+    data = bytearray(staged.read_bytes())
+    data[len(data) // 2] ^= 1
+    staged.write_bytes(data)
+    staged.with_name(f".{staged.name}.elsewhere-1.partial").write_bytes(b"half")
+    assert plan_build(options()).work_left.bytes_to_be_freed == len(data) + 4
+    result = build_store(plan_build(options()))
+    assert (result.n_built, result.n_reused) == (0, 5)
+    verify_store(result.path, full=True)
+    names = sorted(path.name for path in result.path.parent.iterdir())
+    assert names == ["split.json", "store.h5", "store.h5.weights"]
+
+
+def test_a_retry_that_was_killed_after_its_end_leaves_nothing(options, own_corpus, spoilt, monkeypatch):
+    (repair_audio, repair_textgrid), _ = spoilt
+    build_store(plan_build(own(options, own_corpus)))
+    repair_audio()
+
+    def killed(plan, paths):
+        raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build_module, "_remove_shards", killed)
+        with pytest.raises(Interrupted):
+            build_store(plan_build(own(options, own_corpus, retry_skipped=True)))
+    plan = plan_build(own(options, own_corpus))
+    assert list(plan.shards_folder.iterdir())
+    assert list(build_store(plan).skipped) == ["101-7-0001"]
+    assert not plan.shards_folder.exists()
+    repair_textgrid()
+    assert build_store(plan_build(own(options, own_corpus, retry_skipped=True))).skipped == {}

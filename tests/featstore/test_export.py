@@ -224,3 +224,24 @@ def test_compression_is_what_was_asked(tmp_path):
     export_store(source, tmp_path / "b.h5", compression="gzip")
     with h5py.File(tmp_path / "b.h5") as file:
         assert file["codecs/alpha/embeddings"].compression == "gzip"
+
+
+@pytest.mark.parametrize("name", ["copy.h5", "copy.zarr"])
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("codecs/alpha/labels/phoneme", 999, "labels/phoneme: expected values"),
+        ("codecs/alpha/codes", 999, "codes"),
+        ("utterances/speaker", 77, "/utterances/speaker: expected values from 0 to"),
+        ("utterances/shard", 55, "/utterances/shard: expected values from 0 to"),
+    ],
+)
+def test_what_points_at_nothing_is_refused_in_words(tmp_path, name, path, value, message):
+    store = write_store(tmp_path / "a.h5")
+    with edited(store) as file:
+        file[path][..., 0] = value
+    with pytest.raises(StoreError, match=message):
+        export_store(store, tmp_path / name)
+    assert not (tmp_path / name).exists()
+    with pytest.raises(StoreError, match=message):
+        verify_store(store, full=True)

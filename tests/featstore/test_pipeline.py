@@ -1,5 +1,6 @@
 """Reading ahead and writing behind in other processes: the same store, and no utterance lost to a dead worker."""
 
+import dataclasses
 import os
 import signal
 import threading
@@ -15,11 +16,14 @@ from featstore.codecs.choose import WeightsRequest
 from featstore.corpora.librispeech import scan_librispeech
 from featstore.errors import StoreError
 from featstore.extract import CodecClock
+from featstore.header import read_header
 from featstore.pipeline import Pipeline
 from featstore.plan import BuildOptions, plan_build
 from featstore.store import Store
 from featstore.workers import choose_workers
+from featstore.writer import ShardFrames
 from tests.support import tiny_codec
+from tests.support.stores import write_store
 
 CLOCKS = [CodecClock("tiny", 8_000, 160)]
 
@@ -167,3 +171,83 @@ def test_the_number_of_workers():
     assert choose_workers(None, 1000, "cuda, H") >= 1
     assert choose_workers(5, 3, "cpu, 2 threads") == 3
     assert choose_workers(0, 1000, "cuda, H") == 0
+
+
+class Failing(tiny_codec.TinyCodec):
+    """Stops the build at one utterance, as a bug or a full GPU would."""
+
+    n_left = 6
+
+    def encode(self, samples):
+        Failing.n_left -= 1
+        if Failing.n_left < 0:
+            raise RuntimeError("out of GPU memory")
+        return super().encode(samples)
+
+
+@pytest.mark.parametrize("n_workers", [0, 1])
+def test_an_encoded_shard_is_kept_whatever_ends_the_build(build, monkeypatch, tmp_path, n_workers):
+    """Also when the process that writes it has not finished by then."""
+
+    def load(checkpoint, device):
+        codec = tiny_codec.load(checkpoint, device)
+        return Failing(codec.codebooks, codec.weights, codec.weights_sha256)
+
+    monkeypatch.setattr(Failing, "n_left", 6)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "featstore.codecs.registry._registered", {"tiny": dataclasses.replace(tiny_codec.FAMILY, load=load)}
+        )
+        with pytest.raises(RuntimeError, match="out of GPU memory"):
+            build(n_workers)
+    shards = tmp_path / f"workers-{n_workers}" / "store.h5.shards"
+    assert [path.name for path in shards.iterdir()] == ["shard-00001-of-00005.h5"]
+    assert build(n_workers).n_reused == 1
+
+
+class Buggy(pipeline_module._Preparer):
+    def prepare(self, utterance):
+        if utterance.id.endswith("0002"):
+            raise IndexError("a fault of ours")
+        return super().prepare(utterance)
+
+
+def test_a_fault_of_ours_is_no_reason_to_skip_an_utterance(utterances):
+    pipeline = Pipeline(CLOCKS, "yin", 1)
+    pipeline._make = partial(Buggy, CLOCKS, "yin")
+    with pipeline, pytest.raises(RuntimeError, match="IndexError: a fault of ours"):
+        list(pipeline.prepare(utterances))
+
+
+class Stillborn:
+    def __init__(self):
+        os._exit(9)
+
+
+def test_workers_that_cannot_live_end_the_build_and_skip_nothing_more(utterances):
+    pipeline = Pipeline(CLOCKS, "yin", 2)
+    pipeline._make = Stillborn
+    with (
+        pipeline,
+        pytest.raises(StoreError, match=r"worker processes keep ending \(exit code 9\).*fewer --workers or 0"),
+    ):
+        list(pipeline.prepare(utterances))
+
+
+def test_what_the_writing_process_does_not_live_to_write_is_written_here(tmp_path, caplog):
+    source = write_store(tmp_path / "source.h5")
+    with Store(source) as store:
+        header = read_header(store)
+        frames = [
+            (name, store[name].codes(a, b), store[name].labels("phoneme", a, b), store[name].labels("f0", a, b), None)
+            for name in store.codec_names
+            for a, b in [(0, store[name].n_frames)]
+        ]
+    with Pipeline(CLOCKS, "yin", 1) as pipeline:
+        pipeline.write(tmp_path / "a.h5", ShardFrames(header, frames))
+        for process in pipeline._writing._pool._workers.values():
+            process.kill()
+        pipeline.finish()
+    with Store(tmp_path / "a.h5") as store, Store(source) as expected:
+        assert store.content_digest == expected.content_digest
+    assert "shards are written by this one from now on" in caplog.text or not caplog.text
