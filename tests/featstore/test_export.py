@@ -195,7 +195,7 @@ def test_a_source_that_says_other_than_its_digest_is_refused(tmp_path, name):
     source = write_store(tmp_path / "a.h5", RECIPE)
     with edited(source) as file:
         file["codecs/alpha/codes"][0, 0] ^= 1
-    with pytest.raises(StoreError, match=r"its content has the digest \w+, but it claims \w+"):
+    with pytest.raises(StoreError, match=r"its content has the digest \w+, (but it claims|expected) \w+"):
         export_store(source, tmp_path / name)
     assert os.listdir(tmp_path) == ["a.h5"]
 

@@ -69,7 +69,7 @@ def test_a_part_that_is_not_what_its_digest_says_is_refused_before_anything_is_m
 @pytest.mark.parametrize("layout", ["dense", "factored"])
 def test_codes_beyond_the_codebook_are_refused_in_words(tmp_path, layout):
     path = write_store(tmp_path / "0.h5", RECIPE)
-    with edited(path, is_sound=True) as file:
+    with edited(path) as file:
         file["codecs/alpha/codes"][1, 3] = 999
     with pytest.raises(StoreError, match=r"0\.h5:/codecs/alpha: expected codes below 16"):
         merge_stores([path], tmp_path / "merged.h5", layout)
