@@ -5,7 +5,6 @@ here is compared with its seal, then parsed by a process of its own with limits 
 is remembered (`trust`).
 """
 
-import logging
 from pathlib import Path
 
 from featstore import trust
@@ -14,7 +13,6 @@ from featstore.foreign import check_foreign
 from featstore.seal import check_seal, read_seal
 from featstore.zarr_seal import is_zarr
 
-LOG = logging.getLogger(__name__)
 # Read whole at first sight: seconds. Larger files are as large as they say, and `verify --full` reads every byte.
 HASHED_AT_SIGHT_BYTES = 4 << 30
 

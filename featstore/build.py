@@ -39,6 +39,7 @@ from featstore.workers import choose_workers
 from schemas.errors import SchemaError
 
 LOG = logging.getLogger(__name__)
+_RETRIED = "retried-{}.h5"  # a shard of utterances taken up after the store was finished
 _PACKAGES = (
     "numpy",
     "torch",
@@ -83,9 +84,6 @@ def build_store(plan: BuildPlan, progress: Progress | None = None) -> BuildResul
         return _build(plan, progress or _no_progress)
 
 
-_RETRIED = "retried-{}.h5"
-
-
 def _no_progress(done: int, total: int, what: str, note: str = "") -> None:
     pass
 
@@ -125,7 +123,7 @@ def _build(plan: BuildPlan, report: Progress) -> BuildResult:
 
 
 def _merge(plan: BuildPlan, parts: Sequence[Path], report: Progress) -> None:
-    """Merge into a file beside the shards, verify that, give it its name, and only then remove what went into it."""
+    """Merge into a file beside the output, verify that, give it its name, and only then remove what went into it."""
     options, staged = plan.options, plan.staged_path
     _discard_staged(plan)
     merge_stores(
@@ -345,7 +343,7 @@ def _check_some_frames(plan: BuildPlan, shards: Sequence[Path]) -> None:
     for path in shards:
         with Store(path) as store:
             n += store.n_utterances
-            skipped |= dict(zip(store.strings("skipped/id"), store.strings("skipped/reason"), strict=True))
+            skipped |= _reasons(read_skipped(store))
     if n == 0:
         _remove_shards(plan, shards)  # they hold nothing but reasons, of which the error tells
         first = next(iter(skipped.values()), "no utterance")

@@ -6,12 +6,12 @@ shard boundaries, merge order, number of workers and time. The byte-exact defini
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featstore.errors import StoreError
+from featstore.ranges import check_codes, check_phonemes
 from featstore.store import Frames, Store
 
 _CANONICAL_NAN = np.uint32(0x7FC00000)
@@ -100,8 +100,8 @@ def _add_frames(utterances: "list[hashlib._Hash]", frames: Frames, phonemes: lis
         start, stop = int(offsets[first]), int(offsets[last])
         codes = frames.codes(start, stop)
         phoneme, f0 = frames.labels("phoneme", start, stop), canonical_f0(frames.labels("f0", start, stop))
-        _check_below(frames, "codes", codes, frames.n_codewords)
-        _check_below(frames, "labels/phoneme", phoneme, len(phonemes))
+        check_codes(frames, codes)
+        check_phonemes(frames, phoneme, len(phonemes))
         for place in range(first, last):
             span = slice(int(offsets[place]) - start, int(offsets[place + 1]) - start)
             _add_text(utterances[place], frames.name, str(span.stop - span.start))
@@ -111,14 +111,6 @@ def _add_frames(utterances: "list[hashlib._Hash]", frames: Frames, phonemes: lis
             utterances[place].update(index.astype("<u2").data)
             utterances[place].update(f0[span].data)
         first = last
-
-
-def _check_below(frames: Frames, path: str, values: NDArray[Any], n: int) -> None:
-    if values.max(initial=0) >= n > 0 or (values.size and not n):
-        raise StoreError(
-            f"{frames.store.path}:/codecs/{frames.name}/{path}: expected values below {n}, found {values.max()}; the "
-            "file is damaged, build it again"
-        )
 
 
 def canonical_f0(f0: NDArray[np.float32]) -> NDArray[np.uint32]:

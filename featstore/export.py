@@ -8,17 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from featstore.atomic import discard_leftovers
+from featstore.copying import copy_frames, copy_latents
 from featstore.errors import StoreError
 from featstore.header import StoreHeader, read_header
 from featstore.lock import hold_lock
 from featstore.parts import part_path
-from featstore.preflight import check_space_to_merge, check_writable
+from featstore.preflight import check_room_for
 from featstore.progress import Progress
 from featstore.seal import check_seal
-from featstore.store import BLOCK_FRAMES, Frames, Store
+from featstore.store import BLOCK_FRAMES, Store
 from featstore.verify import check_tables
-from featstore.writer import Compression, Layout, StoreWriter, rows_of_chunk
+from featstore.writer import Compression, Layout, StoreWriter
 from featstore.zarr_seal import is_zarr
 
 Container = Literal["hdf5", "zarr"]
@@ -77,7 +80,7 @@ def export_store(
                 _check_is_export(output, source, layout, container)
                 return False
             header = replace(read_header(source), parts=())
-            _check_room(header, layout, compression or "zstd", output)
+            check_room_for(header, layout, compression or "zstd", output)
             if container == "zarr":
                 from featstore.zarr_store import write_zarr
 
@@ -109,16 +112,6 @@ def _check_is_export(output: Path, source: Store, layout: Layout, container: Con
     raise StoreError(f"{output}: stands there already; remove it or choose another output")
 
 
-def _check_room(header: StoreHeader, layout: Layout, compression: Compression, output: Path) -> None:
-    sizes = {
-        codec.name: (sum(codec.n_frames), len(codec.codebooks), codec.codebooks.shape[2]) for codec in header.codecs
-    }
-    latents = [4 * n * dim for codec in header.codecs if codec.has_latents for n, _, dim in [sizes[codec.name]]]
-    codebooks = sum(codec.codebooks.nbytes for codec in header.codecs)
-    check_writable(output)
-    check_space_to_merge(sizes, codebooks, layout, compression, output, sum(latents))
-
-
 def _write_hdf5(
     source: Store,
     header: StoreHeader,
@@ -127,26 +120,15 @@ def _write_hdf5(
     compression: Compression,
     progress: Progress | None,
 ) -> None:
+    as_they_are = np.arange(len(header.phonemes), dtype=np.uint16)
     n_done, n_total = 0, sum(-(-source[name].n_frames // BLOCK_FRAMES) for name in source.codec_names)
     with StoreWriter(output, header, layout, compression, expected_digest=source.content_digest) as writer:
         for name in source.codec_names:
             frames = source[name]
             for start, stop in frames.blocks():
-                _copy_block(writer, frames, start, stop)
+                copy_frames(writer, frames, start, stop, as_they_are)
+                if frames.has_latents:
+                    copy_latents(writer, frames, start, stop)
                 n_done += 1
                 if progress is not None:
                     progress(n_done, n_total, "export")
-
-
-def _copy_block(writer: StoreWriter, frames: Frames, start: int, stop: int) -> None:
-    codes = frames.codes(start, stop)
-    if codes.size and codes.max() >= frames.n_codewords:
-        raise StoreError(
-            f"{frames.store.path}:/codecs/{frames.name}/codes: expected codes below {frames.n_codewords}, found "
-            f"{codes.max()} in frames {start} to {stop}; the file is damaged, build it again"
-        )
-    writer.append(frames.name, codes, frames.labels("phoneme", start, stop), frames.labels("f0", start, stop))
-    if frames.has_latents:
-        rows = rows_of_chunk(frames.dim)
-        for first in range(start, stop, rows):
-            writer.append_latents(frames.name, frames.latents(first, min(first + rows, stop)))

@@ -1,11 +1,11 @@
 """What a shard or a store was made from, against what is there now: files are told by content, never by name alone."""
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from featstore.corpora.base import Utterance
 from featstore.errors import StoreError
+from featstore.hashing import file_sha256
 from featstore.header import InputHashes, SkippedRow, UtteranceRow
 from featstore.patient_read import UnreadableFileError, kind_of_special, with_patience
 from featstore.wording import counted
@@ -23,14 +23,9 @@ def hash_file(path: Path | None) -> str:
     if path is None or kind_of_special(path) is not None:
         return ""
     try:
-        return with_patience(lambda: _sha256(path))
+        return with_patience(lambda: file_sha256(path))
     except UnreadableFileError:
         return ""
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_same_inputs(

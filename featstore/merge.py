@@ -12,16 +12,17 @@ import numpy as np
 from featstore.agreement import builds_of, check_same_codecs, check_same_splits, find_repeated, own_digests
 from featstore.atomic import discard_leftovers
 from featstore.completeness import missing_shards, missing_utterances
+from featstore.copying import copy_frames, copy_latents
 from featstore.digest import utterance_digests
 from featstore.errors import StoreError
 from featstore.header import JSON_ATTRIBUTES, CodecHeader, ShardRow, StoreHeader, UtteranceRow, read_header
 from featstore.lock import hold_lock
-from featstore.preflight import check_space_to_merge
+from featstore.preflight import check_room_for
 from featstore.seal import check_seal
-from featstore.store import BLOCK_FRAMES, Store
+from featstore.store import Store
 from featstore.verify import check_tables
 from featstore.virtual import VirtualFrames, check_can_be_shown, part_rows
-from featstore.writer import LAYOUT_OPTIONS, Compression, Layout, StoreWriter, rows_of_chunk
+from featstore.writer import LAYOUT_OPTIONS, Compression, Layout, StoreWriter
 
 LOG = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ def merge_stores(
     if output.exists() and not may_replace:
         raise StoreError(f"{output}: stands there already; remove it or choose another --output")
     if not virtual:
-        _check_room(header, layout, compression, output)
+        check_room_for(header, layout, compression, output)
     order = sorted(
         (row.id, place, index)
         for place, part in enumerate(headers)
@@ -182,19 +183,9 @@ def _copy(
     with Store(part.path) as store:
         frames = store[codec.name]
         start, stop = int(frames.offsets[first]), int(frames.offsets[last])
-        for a in range(start, stop, BLOCK_FRAMES):
-            b = min(a + BLOCK_FRAMES, stop)
-            codes, phoneme = frames.codes(a, b), frames.labels("phoneme", a, b)
-            if codes.max(initial=0) >= frames.n_codewords or phoneme.max(initial=0) >= len(renumber):
-                raise StoreError(
-                    f"{part.path}:/codecs/{codec.name}: expected codes below {frames.n_codewords} and phonemes below "
-                    f"{len(renumber)} in frames {a} to {b}, found larger ones; build this part again"
-                )
-            writer.append(codec.name, codes, renumber[phoneme], frames.labels("f0", a, b))
+        copy_frames(writer, frames, start, stop, renumber)
         if codec.has_latents and with_latents:
-            rows = rows_of_chunk(frames.dim)
-            for a in range(start, stop, rows):
-                writer.append_latents(codec.name, frames.latents(a, min(a + rows, stop)))
+            copy_latents(writer, frames, start, stop)
 
 
 def _read_parts(paths: Sequence[Path], output: Path) -> list[Part]:
@@ -219,15 +210,6 @@ def _shared(codec: CodecHeader, first: Part) -> CodecHeader:
     if known is None or not np.array_equal(known.codebooks, codec.codebooks):
         return codec
     return replace(codec, codebooks=known.codebooks)
-
-
-def _check_room(header: StoreHeader, layout: Layout, compression: Compression, output: Path) -> None:
-    sizes = {
-        codec.name: (sum(codec.n_frames), len(codec.codebooks), codec.codebooks.shape[2]) for codec in header.codecs
-    }
-    latents = [4 * n * dim for codec in header.codecs if codec.has_latents for n, _, dim in [sizes[codec.name]]]
-    codebooks = sum(codec.codebooks.nbytes for codec in header.codecs)
-    check_space_to_merge(sizes, codebooks, layout, compression, output, sum(latents))
 
 
 def _is_merged(output: Path, parts: Sequence[Part], header: StoreHeader, layout: str) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featstore.errors import StoreError
+from featstore.header import StoreHeader
 from featstore.memory import available_bytes
 from featstore.sizes import SizeEstimate, estimate_merged, in_bytes
 from featstore.wording import counted
@@ -142,6 +143,19 @@ def check_room(work: WorkLeft) -> None:
     _check_space(work)
     _check_files(work)
     _check_memory(work)
+
+
+def check_room_for(header: StoreHeader, layout: str, compression: str, output: Path) -> None:
+    """Refuse to write a store that would not fit: `check_space_to_merge` for the store of a header.
+
+    Raises
+    ------
+    StoreError
+    """
+    sizes = {codec.name: (sum(codec.n_frames), *codec.codebooks.shape[::2]) for codec in header.codecs}
+    latents = sum(4 * sizes[codec.name][0] * sizes[codec.name][2] for codec in header.codecs if codec.has_latents)
+    codebooks = sum(codec.codebooks.nbytes for codec in header.codecs)
+    check_space_to_merge(sizes, codebooks, layout, compression, output, latents)
 
 
 def check_space_to_merge(

@@ -5,7 +5,6 @@ the store gets its name, one line: how long the file is and the SHA-256 of every
 found before HDF5 parses a byte of it. It is no signature: whoever changes a store can seal it again.
 """
 
-import contextlib
 import hashlib
 import os
 import re
@@ -126,17 +125,9 @@ def write_seal(path: Path) -> Seal:
     if begin[SEAL_BYTES:] != _HDF5_SIGNATURE:
         raise StoreError(f"{path}: expected an HDF5 file with a user block of {SEAL_BYTES} bytes; build it again")
     seal = Seal(n_bytes, _hash_after_seal(path))
-    with contextlib.closing(_Descriptor(path)) as file:
-        os.pwrite(file.number, seal.to_bytes(), 0)
+    with path.open("r+b", buffering=0) as file:
+        os.pwrite(file.fileno(), seal.to_bytes(), 0)
     return seal
-
-
-class _Descriptor:
-    def __init__(self, path: Path) -> None:
-        self.number = os.open(path, os.O_WRONLY)
-
-    def close(self) -> None:
-        os.close(self.number)
 
 
 def _hash_after_seal(path: Path, progress: Callable[[int, int], None] | None = None) -> str:

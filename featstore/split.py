@@ -17,13 +17,12 @@ from featstore.errors import CorpusError
 from featstore.json_file import NotJsonError, read_json_object
 from featstore.safe_text import printable, shown
 from featstore.wording import counted
-from schemas.store import EVAL, TRAIN
+from schemas.store import EVAL, SPLITS, TRAIN
 from schemas.versions import check_version
 
 SPLIT_FORMAT_VERSION = "1.0"
 MAX_FILE_BYTES = 64 * 2**20  # all of LibriSpeech, 292,367 utterances, takes 7 MB
 WAY_OUT = "use --force-resplit to make it anew, or another output folder to keep it"
-_NAMES = {TRAIN: "train", EVAL: "eval"}
 
 
 def make_split(utterances: Iterable[Utterance], eval_frac: float = 0.1, seed: int = 42) -> dict[str, int]:
@@ -69,7 +68,7 @@ def take_subset(utterances: Sequence[Utterance], max_utterances: int | None, see
 
 def write_split(path: Path, split: Mapping[str, int], eval_frac: float, seed: int) -> None:
     """Write ``split.json``: seed, eval_frac and the ids of both parts."""
-    parts = {name: [id_ for id_, part in split.items() if part == value] for value, name in _NAMES.items()}
+    parts = {name: [id_ for id_, part in split.items() if part == value] for name, value in SPLITS.items()}
     head = {"format": "rvqprobe-split", "format_version": SPLIT_FORMAT_VERSION, "seed": seed, "eval_frac": eval_frac}
     write_text_once(path, json.dumps(head | parts, indent=1) + "\n")
 
@@ -103,7 +102,7 @@ def read_split(
     problem = _find_problem(content)
     if problem is not None:
         raise CorpusError(f"{where}: expected a split of train and eval ids, found {problem}; {way_out}")
-    found = {id_: value for value, name in _NAMES.items() for id_ in content[name]}
+    found = {id_: value for name, value in SPLITS.items() for id_ in content[name]}
     for name, asked in {"seed": seed, "eval_frac": eval_frac}.items():
         if content[name] != asked:
             raise CorpusError(f"{where}: was made with {name} {shown(content[name])}, asked is {asked}; {way_out}")
@@ -132,13 +131,13 @@ def _find_problem(content: dict[str, Any]) -> str | None:
     """Say what keeps the content of a split file from being one, in words that follow "found"."""
     if not _has_version(content):
         return "no format_version"
-    missing = [name for name in ("seed", "eval_frac", *_NAMES.values()) if name not in content]
+    missing = [name for name in ("seed", "eval_frac", *SPLITS) if name not in content]
     if missing:
         return f"one without {', '.join(missing)}"
     if type(content["seed"]) is not int or type(content["eval_frac"]) not in (int, float):
         return f"seed {shown(content['seed'])} and eval_frac {shown(content['eval_frac'])}, which are no numbers"
     ids: list[Any] = []
-    for name in _NAMES.values():
+    for name in SPLITS:
         if not isinstance(content[name], list):
             return f"{name} that is no list"
         ids += content[name]

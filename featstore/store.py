@@ -28,12 +28,11 @@ from featstore.safe_text import printable
 from featstore.structure import check_structure, plain_attributes
 from featstore.zarr_folder import FolderGroup, open_folder
 from featstore.zarr_seal import is_zarr
-from schemas.store import EVAL, TRAIN, check_store_version, store_spec
+from schemas.store import SPLITS, check_store_version, store_spec
 
 LOG = logging.getLogger(__name__)
 _KEPT_OPEN = ("codes", "embeddings")  # see `Frames._dataset`
 _N_WARNED = 5  # absent parts that are named
-_SPLITS = {"train": TRAIN, "eval": EVAL}
 BLOCK_FRAMES = 65_536  # frames read or written at once; a multiple of every chunk's length
 
 
@@ -341,9 +340,9 @@ class Frames:
         UnknownNameError
             When it is neither ``train`` nor ``eval``.
         """
-        if split not in _SPLITS:
-            raise UnknownNameError(f"{self.store.path}: no split {split!r}; it has {' and '.join(_SPLITS)}")
-        return spans_of(self.offsets, self._splits == _SPLITS[split])
+        if split not in SPLITS:
+            raise UnknownNameError(f"{self.store.path}: no split {split!r}; it has {' and '.join(SPLITS)}")
+        return spans_of(self.offsets, self._splits == SPLITS[split])
 
     def take_labels(self, name: str, frames: NDArray[Any]) -> NDArray[Any]:
         """Return a label track at frames in any order; as `labels`, of the shape of `frames`."""
@@ -430,7 +429,7 @@ class Frames:
         if not self.store.absent_parts:
             return []
         if path not in self._spans:
-            axis = store_spec().dataset(path).shape.index("n_frames")
+            axis = store_spec().dataset(path).frame_axis
             spans = []
             for source in self._group[path].virtual_sources():
                 if source.file_name in self.store.absent_parts:

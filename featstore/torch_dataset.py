@@ -31,7 +31,7 @@ from torch.utils.data import Dataset
 from featstore.errors import StoreError
 from featstore.reading import frames_of
 from featstore.store import Frames, Layer, Store
-from schemas.store import EVAL, TRAIN
+from schemas.store import SPLITS
 
 Item = dict[str, Any]
 Split = Literal["train", "eval"]
@@ -187,7 +187,7 @@ class Utterances(_StoreDataset):
     def _set_up(self, frames: Frames) -> None:
         ids, offsets = frames.store.strings("utterances/id"), frames.offsets
         splits = frames.store.numbers("utterances/split")
-        chosen = np.arange(len(ids)) if self.split is None else np.flatnonzero(splits == _number(self.split))
+        chosen = np.arange(len(ids)) if self.split is None else np.flatnonzero(splits == SPLITS[self.split])
         self._ids = [ids[place] for place in chosen]
         self._spans = np.stack([offsets[chosen], offsets[chosen + 1]], axis=1)
         self._n_items = len(chosen)
@@ -304,10 +304,6 @@ def join_utterances(items: Sequence[Item]) -> Item:
     }
     n_frames = torch.tensor([item["embeddings"].shape[1] for item in items])
     return {"id": [item["id"] for item in items], "n_frames": n_frames, **told}
-
-
-def _number(split: Split) -> int:
-    return EVAL if split == "eval" else TRAIN
 
 
 def _checked(index: int, n: int) -> int:

@@ -16,7 +16,6 @@ from featstore.errors import StoreError
 from featstore.foreign_child import odd_part
 from featstore.parts import PartRow
 from featstore.seal import read_seal
-from featstore.store import Store
 from schemas.store import store_spec
 
 if TYPE_CHECKING:
@@ -34,35 +33,26 @@ class VirtualFrames:
 
     def add(self, part: "Part", output: Path, codec: str, first: int, last: int) -> None:
         """Append utterances `first` up to `last` of a part."""
-        with Store(part.path) as store:
-            frames = store[codec]
-            span = int(frames.offsets[first]), int(frames.offsets[last])
-            shapes = {
-                "codes": (frames.n_layers, frames.n_frames),
-                "embeddings": (frames.n_layers, frames.n_frames, frames.dim),
-                "latents": (frames.n_frames, frames.dim),
-            }
+        header = part.codecs[codec]
+        n_layers, _, dim = header.codebooks.shape
+        n_frames, start = sum(header.n_frames), sum(header.n_frames[:first])
+        shapes = {"codes": (n_layers, n_frames), "embeddings": (n_layers, n_frames, dim), "latents": (n_frames, dim)}
+        span = start, start + sum(header.n_frames[first:last])
         self._runs.setdefault(codec, []).append((relative_name(part.path, output), shapes, *span))
 
     def layout(self, codec: str, path: str, shape: tuple[int, ...]) -> Any:
         """Return the ``h5py.VirtualLayout`` of one dataset of a codec."""
-        dtype = store_spec().dataset(path).dtype
-        layout, n_done = h5py.VirtualLayout(shape, dtype), 0
-        axis = shape_axis(path)
+        spec, n_done = store_spec().dataset(path), 0
+        layout = h5py.VirtualLayout(shape, spec.dtype)
+        lead = (slice(None),) * spec.frame_axis
         for name, shapes, start, stop in self._runs.get(codec, []):
             if stop == start:
                 continue
-            source = h5py.VirtualSource(name, f"codecs/{codec}/{path}", shapes[path], dtype)
+            source = h5py.VirtualSource(name, f"codecs/{codec}/{path}", shapes[path], spec.dtype)
             there, here = slice(start, stop), slice(n_done, n_done + stop - start)
-            lead = (slice(None),) * axis
             layout[(*lead, here)] = source[(*lead, there)]
             n_done += stop - start
         return layout
-
-
-def shape_axis(path: str) -> int:
-    """Return which axis of a shown dataset counts frames."""
-    return store_spec().dataset(path).shape.index("n_frames")
 
 
 def relative_name(part: Path, output: Path) -> str:

@@ -4,7 +4,6 @@ It does for a folder what the user block of an HDF5 store does for a file (`feat
 or shorter file is seen whenever the store is opened, a changed bit by ``verify --full``. It is no signature either.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from featstore.atomic import rename, sync
 from featstore.errors import StoreError
+from featstore.hashing import file_sha256
 from featstore.json_file import NotJsonError, read_json_object
 from featstore.safe_text import printable
 
@@ -23,7 +23,6 @@ METADATA_NAME = "zarr.json"
 _SEAL_BYTES = 64 << 20
 _N_FILES = 1 << 18  # a store of all of LibriSpeech, dense, has some 40,000
 _DEPTH = 16
-_PIECE_BYTES = 4 << 20
 _WAY_OUT = (
     "get a whole copy or export it again, or, if the change was meant, check and seal it anew with "
     "verify --full --reseal"
@@ -79,7 +78,7 @@ def list_files(folder: Path) -> dict[str, os.stat_result]:
 def write_folder_seal(folder: Path) -> None:
     """Hash every file of a finished folder and write the seal; whole or not at all."""
     names = [name for name in list_files(folder) if name != SEAL_NAME]
-    files = {name: SealedFile((folder / name).stat().st_size, _hash(folder / name)) for name in names}
+    files = {name: SealedFile((folder / name).stat().st_size, file_sha256(folder / name)) for name in names}
     temporary = folder.with_name(f".{folder.name}.{SEAL_NAME}")  # outside: a further file in it would break the seal
     try:
         temporary.write_bytes(_to_bytes(files))
@@ -137,7 +136,7 @@ def check_folder_seal(
         return None
     n_done, n_total = 0, sum(file.n_bytes for file in sealed.values())
     for name, file in sealed.items():
-        if _hash(folder / name) != file.sha256:
+        if file_sha256(folder / name) != file.sha256:
             raise StoreError(
                 f"{folder}: {printable(name, 200)} is not as it was when the store was finished (its SHA-256 differs "
                 f"from the seal): damaged, or changed by another program; {_WAY_OUT}"
@@ -171,11 +170,3 @@ def _to_bytes(files: Mapping[str, SealedFile]) -> bytes:
 def _some(names: list[str]) -> str:
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return f"{printable(names[0], 200)}{more}"
-
-
-def _hash(path: Path) -> str:
-    digest, piece = hashlib.sha256(), bytearray(_PIECE_BYTES)
-    with path.open("rb", buffering=0) as file:
-        while n_read := file.readinto(piece):
-            digest.update(memoryview(piece)[:n_read])
-    return digest.hexdigest()

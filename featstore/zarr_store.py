@@ -234,7 +234,7 @@ def _arrays_of_codec(frames: Frames, layout: str) -> Iterator[_Array]:
         name = f"{prefix}/{spec.path}"
         if spec.path in readers:
             n, read = readers[spec.path]
-            axis, shape = spec.shape.index("n_frames"), tuple(sizes[symbol] for symbol in spec.shape)
+            axis, shape = spec.frame_axis, tuple(sizes[symbol] for symbol in spec.shape)
             # One layer in a chunk; and no chunk longer than the track, as in the HDF5 store.
             one_each = (1,) * axis
             chunk = (*one_each, max(1, min(n, frames.n_frames)), *shape[axis + 1 :])

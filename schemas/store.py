@@ -17,6 +17,7 @@ from schemas.versions import check_version
 STORE_FORMAT = "rvqprobe-store"
 STORE_FORMAT_VERSION = "1.0"
 TRAIN, EVAL = 0, 1
+SPLITS = {"train": TRAIN, "eval": EVAL}
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,11 @@ class DatasetSpec:
     required: bool
     description: str
     layout: str | None = None
+
+    @property
+    def frame_axis(self) -> int:
+        """Which axis counts frames; ValueError for a dataset without one."""
+        return self.shape.index("n_frames")
 
 
 @dataclass(frozen=True)
