@@ -30,8 +30,9 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.measure.ending import run_clearly  # noqa: E402
 from benchmarks.measure.machine import machine_facts  # noqa: E402
 from benchmarks.measure.scale_store import ensure_scale_store  # noqa: E402
+from featstore.frames import Frames  # noqa: E402
 from featstore.header import StoreHeader, read_header  # noqa: E402
-from featstore.store import Frames, Store  # noqa: E402
+from featstore.store import Store  # noqa: E402
 from featstore.writer import StoreWriter  # noqa: E402
 
 DATA = Path(os.environ.get("RVQPROBE_SHARED_DATA", ROOT.parent / "shared" / "data"))

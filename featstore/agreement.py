@@ -8,8 +8,9 @@ import numpy as np
 
 from featstore.digest import utterance_digests
 from featstore.errors import StoreError
+from featstore.frames import Frames
 from featstore.header import UtteranceRow
-from featstore.store import Frames, Store
+from featstore.store import Store
 from featstore.wording import counted
 
 if TYPE_CHECKING:

@@ -3,8 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from featstore.frames import Frames
 from featstore.ranges import check_codes, check_phonemes
-from featstore.store import BLOCK_FRAMES, Frames
+from featstore.reading import BLOCK_FRAMES
 from featstore.writer import StoreWriter, rows_of_chunk
 
 

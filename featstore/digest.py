@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.errors import StoreError
+from featstore.frames import Frames
 from featstore.ranges import check_codes, check_phonemes
-from featstore.store import Frames, Store
+from featstore.store import Store
 
 _CANONICAL_NAN = np.uint32(0x7FC00000)
 

@@ -18,8 +18,9 @@ from featstore.lock import hold_lock
 from featstore.parts import part_path
 from featstore.preflight import check_room_for
 from featstore.progress import Progress
+from featstore.reading import BLOCK_FRAMES
 from featstore.seal import check_seal
-from featstore.store import BLOCK_FRAMES, Store
+from featstore.store import Store
 from featstore.verify import check_tables
 from featstore.writer import Compression, Layout, StoreWriter
 from featstore.zarr_seal import is_zarr

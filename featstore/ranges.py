@@ -5,7 +5,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from featstore.errors import StoreError
-from featstore.store import Frames
+from featstore.frames import Frames
 
 
 def check_codes(frames: Frames, codes: NDArray[Any]) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 # Rows gathered at once. NumPy widens the codes to 8 bytes each: 16 KB, which stay in the first-level cache. From 1,024
 # to 16,384 rows it makes no difference; 256 take a quarter longer.
+BLOCK_FRAMES = 65_536  # frames read or written at once; a multiple of every chunk's length
 PIECE_ROWS = 2048
 
 

@@ -29,8 +29,10 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from featstore.errors import StoreError
+from featstore.frames import Frames
+from featstore.layer import Layer
 from featstore.reading import frames_of
-from featstore.store import Frames, Layer, Store
+from featstore.store import Store
 from schemas.store import SPLITS
 
 Item = dict[str, Any]

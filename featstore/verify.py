@@ -10,10 +10,11 @@ from featstore import trust
 from featstore.atomic import sync
 from featstore.digest import combined_digest, utterance_digests, wrong_shards
 from featstore.foreign import check_foreign
+from featstore.frames import Frames
 from featstore.parts import part_path
 from featstore.progress import Progress
 from featstore.seal import check_is_file, check_seal, read_seal, write_seal
-from featstore.store import Frames, Store
+from featstore.store import Store
 from featstore.structure import raise_problems
 from featstore.wording import counted
 from featstore.zarr_seal import SEAL_NAME, is_zarr, write_folder_seal

@@ -25,9 +25,10 @@ from featstore.errors import StoreError
 from featstore.guarded_file import GuardedFile, open_guarded
 from featstore.header import CodecHeader, ShardRow, SkippedRow, StoreHeader, UtteranceRow
 from featstore.parts import PartRow
+from featstore.reading import BLOCK_FRAMES
 from featstore.seal import SEAL_BYTES, write_seal
 from featstore.stopping import check_stopped, signals_held
-from featstore.store import BLOCK_FRAMES, Store
+from featstore.store import Store
 from featstore.virtual import SHOWN, VirtualFrames
 from schemas.store import STORE_FORMAT, STORE_FORMAT_VERSION, store_spec
 

@@ -20,11 +20,13 @@ from numpy.typing import NDArray
 from featstore.atomic import write_folder_once
 from featstore.digest import content_digest
 from featstore.errors import StoreError
+from featstore.frames import Frames
 from featstore.header import JSON_ATTRIBUTES
 from featstore.preflight import space_error
 from featstore.progress import Progress
+from featstore.reading import BLOCK_FRAMES
 from featstore.stopping import signals_held
-from featstore.store import BLOCK_FRAMES, Frames, Store
+from featstore.store import Store
 from featstore.writer import Compression, Layout, rows_of_chunk
 from featstore.zarr_folder import TEXT_ATTRIBUTE, TEXT_ENCODING
 from featstore.zarr_rules import folder_identity, remember_folder

@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.store import Frames
+from featstore.frames import Frames
 from probes.errors import ProbeError
 from probes.spool import Spool
 from probes.statistics import Statistics

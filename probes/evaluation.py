@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.store import Frames
+from featstore.frames import Frames
 from probes.pitch_by_code import pitch_order
 from probes.spool import Spooled
 from schemas.store import EVAL

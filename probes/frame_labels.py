@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.store import Frames
+from featstore.frames import Frames
 from probes.held_out import parts_of_frames
 from probes.questions import NotApplicable
 from probes.tasks import Classes

@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.store import Frames, Store
+from featstore.frames import Frames
+from featstore.store import Store
 from schemas.store import EVAL, TRAIN
 
 EvalBy = Literal["utterance", "speaker"]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.store import Frames
+from featstore.frames import Frames
 from probes.backends.base import Backend, Problem, fit_with
 from probes.errors import ProbeError
 from probes.evaluation import EvaluationFrames

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore import __version__
-from featstore.store import Frames, Store
+from featstore.frames import Frames
+from featstore.store import Store
 from probes.asked import Asked, AskedOfCodeword, AskedOfLayers
 from probes.backends.base import Backend
 from probes.backends.registry import backend as backend_called

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.store import Frames
+from featstore.frames import Frames
 from probes.errors import ProbeError
 from probes.held_out import parts_of_frames
 from probes.problem import ClassWeight, DenseRows, LeastSquaresProblem, LogisticProblem

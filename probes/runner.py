@@ -12,7 +12,8 @@ from itertools import groupby
 from pathlib import Path
 
 from featstore.errors import UnknownNameError
-from featstore.store import Frames, Store
+from featstore.frames import Frames
+from featstore.store import Store
 from featstore.verify import check_tables
 from featstore.wording import counted as counted_noun
 from probes.backends.base import Backend

@@ -12,7 +12,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.store import Frames, Store
+from featstore.frames import Frames
+from featstore.store import Store
 from probes.backends.exact import ExactBackend
 from probes.counting import count_frames
 from probes.metrics import confusion_matrix, macro_f1

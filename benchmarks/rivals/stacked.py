@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.rivals.race import Finish, fit_sklearn
-from featstore.store import Frames
+from featstore.frames import Frames
 from probes.problem import Fit, FitOptions
 from probes.questions import Settings
 from probes.stacked.fit import fit_stacked

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.store import Frames
+from featstore.frames import Frames
 from probes.frame_labels import check_voiced, held_out_per_class, of_class, voiced
 from probes.questions import Settings, Standardiser, check_classes, renumbered, task_classes
 from probes.stacked.cooccurrence import code_sums, squares

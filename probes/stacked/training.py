@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featstore.store import Frames
+from featstore.frames import Frames
 from probes.errors import ProbeError
 from probes.frame_labels import ReadLabels
 from probes.held_out import parts_of_frames

@@ -8,8 +8,9 @@ from featstore import writer
 from featstore.completeness import missing_utterances
 from featstore.describe import describe_text
 from featstore.errors import StoreError
+from featstore.frames import Frames
 from featstore.merge import merge_into, merge_stores
-from featstore.store import Frames, Store
+from featstore.store import Store
 from featstore.verify import verify_store
 from tests.support.stores import StoreRecipe, edited, write_store
 

@@ -6,7 +6,8 @@ from functools import cached_property
 import numpy as np
 import pytest
 
-from featstore.store import Frames, Store
+from featstore.frames import Frames
+from featstore.store import Store
 from probes import counting
 from probes.counting import count_frames
 from probes.errors import ProbeError
