@@ -17,26 +17,18 @@ from featstore.labels.alignment import read_alignment, token_phonemes
 from featstore.lock import hold_lock
 from featstore.merge import merge_into, merge_stores
 from featstore.outlook import plan_text
-from featstore.plan import BuildOptions, plan_build, result_text
+from featstore.plan import plan_build, result_text
 from featstore.store import Store
 from featstore.verify import verify_store
 from tests.support import tiny_codec
+from tests.support.builds import tiny_build
 from tests.support.corpus import make_tiny_corpus, textgrid_text
 
 
 @pytest.fixture
 def options(tiny, tiny_corpus, tmp_path):
     def make(**changes):
-        values = {
-            "librispeech_root": tiny_corpus.librispeech_root,
-            "alignments_root": tiny_corpus.alignments_root,
-            "split": tiny_corpus.split,
-            "output": tmp_path / "out" / "store.h5",
-            "weights": {tiny_codec.NAME: WeightsRequest("untrained")},
-            "eval_frac": 0.25,
-            "shard_utterances": 5,
-        }
-        return BuildOptions(**values | changes)
+        return tiny_build(tiny_corpus, **{"output": tmp_path / "out" / "store.h5"} | changes)
 
     return make
 

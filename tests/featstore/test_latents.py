@@ -16,10 +16,11 @@ from featstore.codecs.choose import WeightsRequest
 from featstore.errors import StoreError
 from featstore.merge import merge_stores
 from featstore.outlook import plan_text
-from featstore.plan import BuildOptions, plan_build
+from featstore.plan import plan_build
 from featstore.store import Store
 from featstore.verify import verify_store
 from tests.support import tiny_codec
+from tests.support.builds import tiny_build
 from tests.support.command_line import corpus_options, run, run_well
 from tests.support.corpus import make_tiny_corpus
 from tests.support.stores import edited
@@ -28,17 +29,7 @@ from tests.support.stores import edited
 @pytest.fixture
 def options(tiny, tiny_corpus, tmp_path):
     def make(**changes):
-        values = {
-            "librispeech_root": tiny_corpus.librispeech_root,
-            "alignments_root": tiny_corpus.alignments_root,
-            "split": tiny_corpus.split,
-            "output": tmp_path / "out" / "store.h5",
-            "weights": {tiny_codec.NAME: WeightsRequest("untrained")},
-            "eval_frac": 0.25,
-            "shard_utterances": 5,
-            "store_latents": True,
-        }
-        return BuildOptions(**values | changes)
+        return tiny_build(tiny_corpus, **{"output": tmp_path / "out" / "store.h5", "store_latents": True} | changes)
 
     return make
 

@@ -11,8 +11,9 @@ from featstore.build import build_store
 from featstore.codecs.choose import WeightsRequest
 from featstore.errors import StoreError
 from featstore.outlook import plan_text
-from featstore.plan import BuildOptions, plan_build
+from featstore.plan import plan_build
 from tests.support import tiny_codec
+from tests.support.builds import tiny_build
 from tests.support.command_line import corpus_options, run_well, tree
 from tests.support.corpus import make_tiny_corpus
 
@@ -25,16 +26,7 @@ def corpus(tmp_path_factory):
 @pytest.fixture
 def options(tiny, corpus, tmp_path):
     def make(**changes):
-        values = {
-            "librispeech_root": corpus.librispeech_root,
-            "alignments_root": corpus.alignments_root,
-            "split": corpus.split,
-            "output": tmp_path / "out" / "store.h5",
-            "weights": {tiny_codec.NAME: WeightsRequest("untrained")},
-            "eval_frac": 0.25,
-            "shard_utterances": 2,
-        }
-        return BuildOptions(**values | changes)
+        return tiny_build(corpus, **{"output": tmp_path / "out" / "store.h5", "shard_utterances": 2} | changes)
 
     return make
 

@@ -12,17 +12,17 @@ import pytest
 
 from featstore import pipeline as pipeline_module
 from featstore.build import build_store
-from featstore.codecs.choose import WeightsRequest
 from featstore.corpora.librispeech import scan_librispeech
 from featstore.errors import StoreError
 from featstore.extract import CodecClock
 from featstore.header import StoreHeader, read_header
 from featstore.pipeline import Pipeline
-from featstore.plan import BuildOptions, plan_build
+from featstore.plan import plan_build
 from featstore.store import Store
 from featstore.workers import choose_workers
 from featstore.writer import ShardFrames
 from tests.support import tiny_codec
+from tests.support.builds import tiny_build
 from tests.support.stores import write_store
 
 CLOCKS = [CodecClock("tiny", 8_000, 160)]
@@ -31,16 +31,8 @@ CLOCKS = [CodecClock("tiny", 8_000, 160)]
 @pytest.fixture
 def build(tiny, tiny_corpus, tmp_path):
     def run(n_workers, progress=None):
-        options = BuildOptions(
-            tiny_corpus.librispeech_root,
-            tiny_corpus.alignments_root,
-            tiny_corpus.split,
-            tmp_path / f"workers-{n_workers}" / "store.h5",
-            {tiny_codec.NAME: WeightsRequest("untrained")},
-            eval_frac=0.25,
-            shard_utterances=5,
-            workers=n_workers,
-        )
+        output = tmp_path / f"workers-{n_workers}" / "store.h5"
+        options = tiny_build(tiny_corpus, output, workers=n_workers)
         return build_store(plan_build(options), progress)
 
     return run

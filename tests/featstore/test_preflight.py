@@ -15,12 +15,11 @@ import pytest
 from featstore import build as build_module
 from featstore import preflight
 from featstore.build import build_store
-from featstore.codecs.choose import WeightsRequest
 from featstore.errors import StoreError
-from featstore.plan import BuildOptions, plan_build
+from featstore.plan import plan_build
 from featstore.preflight import WorkLeft, check_room, check_space_to_merge, space_error
 from featstore.sizes import SizeEstimate
-from tests.support import tiny_codec
+from tests.support.builds import tiny_build
 from tests.support.command_line import ROOT
 from tests.support.corpus import make_tiny_corpus
 
@@ -33,16 +32,7 @@ def corpus(tmp_path_factory):
 @pytest.fixture
 def options(tiny, corpus, tmp_path):
     def make(**changes):
-        values = {
-            "librispeech_root": corpus.librispeech_root,
-            "alignments_root": corpus.alignments_root,
-            "split": corpus.split,
-            "output": tmp_path / "out" / "store.h5",
-            "weights": {tiny_codec.NAME: WeightsRequest("untrained")},
-            "eval_frac": 0.25,
-            "shard_utterances": 2,
-        }
-        return BuildOptions(**values | changes)
+        return tiny_build(corpus, **{"output": tmp_path / "out" / "store.h5", "shard_utterances": 2} | changes)
 
     return make
 
