@@ -20,6 +20,7 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, Self
 
+from featstore.arrays_by_pipe import receive, send
 from featstore.memory import keep_freed_memory
 from featstore.stopping import signals_held
 from schemas.errors import RvqprobeError
@@ -170,7 +171,7 @@ class Pool:
     def _receive(self, pipe: Connection, task: "_Task") -> tuple[Connection, Any, Exception | None]:
         """Return the pipe to use from now on, the answer, and what is wrong if there is none."""
         try:
-            answer, failure = pipe.recv()
+            answer, failure = receive(pipe)
         except (EOFError, OSError):
             return self._bury(pipe, task)
         self._answered()
@@ -259,7 +260,7 @@ class _Task:
 
 def _send(pipe: Connection, task: _Task) -> None:
     with contextlib.suppress(OSError):  # the worker has died: receiving from it will say so
-        pipe.send(task.call)
+        send(pipe, task.call)
 
 
 @contextlib.contextmanager
@@ -294,7 +295,7 @@ def _serve(pipe: Connection, make: Callable[[], Any], is_finishing: bool) -> Non
     try:
         answerer = make()
         while True:
-            call = pipe.recv()
+            call = receive(pipe)
             answer: tuple[Any, Exception | None]
             try:
                 answer = answer_call(answerer, call), None
@@ -304,7 +305,7 @@ def _serve(pipe: Connection, make: Callable[[], Any], is_finishing: bool) -> Non
                 answer = None, MemoryError(str(error))  # what NumPy raises holds a shape and a dtype besides
             except Exception as error:  # noqa: BLE001  # a fault of ours: raised in the parent, as without workers
                 answer = None, RuntimeError("".join(traceback.format_exception(error)))
-            pipe.send(answer)
+            send(pipe, answer)
     except (EOFError, OSError):
         return  # the parent has gone
     except MemoryError:

@@ -200,7 +200,8 @@ def test_blocks_leave_no_joints(monkeypatch, name) -> None:
     """Long audio is worked through in blocks; how long they are does not show."""
     samples = np.concatenate([vibrato(2), noise(0.3, 0.05), vibrato(2)])
     reference = estimate(samples, CLOCK_50_HZ, method=name)
-    monkeypatch.setattr(sys.modules[f"featstore.labels.{name}"], "_BLOCK_FRAMES", 61)
+    setting = {"yin": ("_BLOCK_SAMPLES", 61 * 640), "pyin": ("_BLOCK_FRAMES", 61)}[name]
+    monkeypatch.setattr(sys.modules[f"featstore.labels.{name}"], *setting)
     np.testing.assert_allclose(estimate(samples, CLOCK_50_HZ, method=name), reference, rtol=1e-6)
 
 
