@@ -34,6 +34,9 @@ FEW = {
     "two-builders": 2,
     "readers": 1,
     "failing-reads": 1,
+    "kill-with-workers": 1,
+    "signals-with-workers": 1,
+    "worker-deaths": 2,
 }
 
 

@@ -15,6 +15,7 @@ from benchmarks.faults.scene import Scene, real_scene, small_scene
 from benchmarks.faults.stopping import run_signals
 from benchmarks.faults.tally import NotHeldError
 from benchmarks.faults.unreadable import run_bad_reads
+from benchmarks.faults.worker_deaths import run_worker_deaths
 from schemas.errors import RvqprobeError
 
 REAL_CODECS = "kill-real-codecs"
@@ -29,6 +30,13 @@ _FAULTS: dict[str, Callable[[str, Scene, int, int, Path], dict[str, Any]]] = {
     "readers": run_readers,
     "failing-reads": run_bad_reads,
 }
+# The same once more where they meet other processes: builds with workers.
+_WITH_WORKERS = {
+    "kill-with-workers": run_kills,
+    "signals-with-workers": run_signals,
+    "worker-deaths": run_worker_deaths,
+}
+_N_WORKERS = 2
 LONG = {
     "kill": 200,
     "signals": 50,
@@ -39,6 +47,9 @@ LONG = {
     "two-builders": 20,
     "readers": 20,
     "failing-reads": 100,
+    "kill-with-workers": 100,
+    "signals-with-workers": 50,
+    "worker-deaths": 100,
 }
 SHORT = {
     "kill": 6,
@@ -50,6 +61,9 @@ SHORT = {
     "two-builders": 3,
     "readers": 2,
     "failing-reads": 3,
+    "kill-with-workers": 3,
+    "signals-with-workers": 2,
+    "worker-deaths": 3,
 }
 N_REAL_CODECS = 20  # unless another number is asked for; the short form has none
 
@@ -66,8 +80,9 @@ def run_fault(name: str, scene: Scene, n_runs: int, seed: int, folder: Path) -> 
     Parameters
     ----------
     name : str
-        A key of `LONG`, or `REAL_CODECS`, which has a scene of its own.
+        A key of `LONG`, or `REAL_CODECS`.
     scene : Scene
+        Of most faults; builds with real codecs and with workers have their own.
     n_runs, seed : int
     folder : Path
         For what the runs leave; each run removes its own.
@@ -96,4 +111,6 @@ def _run(name: str, scene: Scene, n_runs: int, seed: int, folder: Path, runs: Pa
         return run_malformed(n_runs, seed, runs / name)
     if name == REAL_CODECS:
         return run_kills(name, real_scene(folder / "real"), n_runs, seed, runs)
+    if name in _WITH_WORKERS:
+        return _WITH_WORKERS[name](name, small_scene(folder / name, _N_WORKERS), n_runs, seed, runs)
     return _FAULTS[name](name, scene, n_runs, seed, runs)

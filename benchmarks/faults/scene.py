@@ -73,6 +73,8 @@ class Scene:
         Options of the runner (`benchmarks.faults.runner`).
     n_speakers, n_utterances : int
         Of the corpus; utterances are of each speaker.
+    n_workers : int
+        Processes that prepare utterances for a build.
     """
 
     folder: Path
@@ -80,6 +82,7 @@ class Scene:
     runner: tuple[str, ...]
     n_speakers: int
     n_utterances: int
+    n_workers: int = 0
     _references: dict[Work, Reference] = field(default_factory=dict)
 
     @cached_property
@@ -100,7 +103,8 @@ class Scene:
 
     def build(self, layout: Layout, *more: str) -> Work:
         """Return the work of building the store of the corpus."""
-        return Work("build", (*self.corpus_options, *self.codec, "--embeddings", layout, *more))
+        workers = "--workers", str(self.n_workers)
+        return Work("build", (*self.corpus_options, *self.codec, *workers, "--embeddings", layout, *more))
 
     def merge(self, layout: Layout) -> Work:
         """Return the work of merging the shards of the corpus."""
@@ -134,10 +138,10 @@ class Scene:
         return self._references[work]
 
 
-def small_scene(folder: Path) -> Scene:
+def small_scene(folder: Path, n_workers: int = 0) -> Scene:
     """Return the scene of most faults: 16 utterances of about 3 s in 6 shards, built in a second after start-up."""
     codec = ("--codec", small_codec.NAME, "--eval-frac", "0.25")
-    return Scene(folder, codec, ("--shard-utterances", "3"), n_speakers=4, n_utterances=4)
+    return Scene(folder, codec, ("--shard-utterances", "3"), n_speakers=4, n_utterances=4, n_workers=n_workers)
 
 
 def real_scene(folder: Path) -> Scene:

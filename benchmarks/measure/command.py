@@ -139,6 +139,14 @@ def descendants(pid: int) -> list[int]:
     return tree
 
 
+def command_line(pid: int) -> str:
+    """Return a process's command line, its words apart by spaces; empty where it has ended."""
+    try:
+        return (_PROC / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
 def process_bytes(pid: int, measure: str) -> int:
     """Return the memory of one process, ``pss`` or ``rss``; 0 where it has ended or cannot be told."""
     try:
