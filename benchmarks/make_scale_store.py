@@ -13,12 +13,9 @@ store (clean100.json): frames, code use and condition by codec and layer, bytes,
 """
 
 import argparse
-import hashlib
 import json
 import sys
 import time
-from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +31,12 @@ from benchmarks.measure.scale_store import record_path  # noqa: E402
 from benchmarks.scale import codecs, speech  # noqa: E402
 from benchmarks.scale.alias import N_CODEWORDS  # noqa: E402
 from benchmarks.scale.corpus import SAMPLE_RATE_HZ, SHAPES, ScaleCorpus, make_corpus  # noqa: E402
+from benchmarks.scale.drawing import draw_frames, frames_of_rows, make_codecs, store_header  # noqa: E402
 from featstore.atomic import write_text_once  # noqa: E402
-from featstore.shard import producer_versions  # noqa: E402
 from featstore.store import Store  # noqa: E402
-from featstore.writer import CodecHeader, ShardRow, StoreHeader, StoreWriter  # noqa: E402
+from featstore.writer import StoreWriter  # noqa: E402
 from schemas.errors import RvqprobeError  # noqa: E402
 from schemas.store import EVAL  # noqa: E402
-
-BLOCK_UTTERANCES = 64  # about 60,000 EnCodec frames
-# what a stream of random numbers is for, beside the seed
-_CODEC, _SPEECH, _CODES = 1, 2, 3
 
 
 def main() -> None:
@@ -102,15 +95,12 @@ def is_record(path: Path) -> bool:
 def write_scale_store(output: Path, corpus: ScaleCorpus, seed: int, shape: str) -> dict[str, Any]:
     """Write the store of a corpus; return what the record tells of it."""
     labels = speech.label_model()
-    makers = {
-        name: codecs.ScaleCodec(codec, labels, corpus, [seed, _CODEC, place])
-        for place, (name, codec) in enumerate(codecs.SHAPES.items())
-    }
+    makers = make_codecs(labels, corpus, seed)
     n_samples = np.array([row.n_samples for row in corpus.rows])
-    n_frames = {name: maker.n_frames(n_samples, SAMPLE_RATE_HZ) for name, maker in makers.items()}
+    n_frames = frames_of_rows(corpus, makers)
     n_of_code = {name: np.zeros((codecs.N_LAYERS, N_CODEWORDS), dtype=np.int64) for name in makers}
-    with StoreWriter(output, _header(corpus, labels, makers, n_frames, seed, shape), "factored") as writer:
-        for name, codes, phoneme, f0_hz in _frames(corpus, labels, makers, n_frames, seed):
+    with StoreWriter(output, store_header(corpus, labels, makers, shape, seed), "factored") as writer:
+        for name, codes, phoneme, f0_hz in draw_frames(corpus, labels, makers, seed):
             writer.append(name, codes, phoneme, f0_hz)
             for layer, of_layer in enumerate(codes):
                 n_of_code[name][layer] += np.bincount(of_layer, minlength=N_CODEWORDS)
@@ -145,62 +135,6 @@ def perplexity(n_of_code: NDArray[np.int64]) -> NDArray[np.float64]:
     share = n_of_code / n_of_code.sum(axis=1, keepdims=True)
     log_share = np.log(share, where=share > 0, out=np.zeros_like(share))
     return np.asarray(np.exp(-(share * log_share).sum(axis=1)))
-
-
-def _frames(
-    corpus: ScaleCorpus,
-    labels: speech.LabelModel,
-    makers: dict[str, codecs.ScaleCodec],
-    n_frames: dict[str, NDArray[np.int64]],
-    seed: int,
-) -> Iterator[tuple[str, NDArray[np.uint16], NDArray[np.uint16], NDArray[np.float32]]]:
-    """Yield codec, codes, phoneme and F0, block of utterances after block, all codecs from one timeline."""
-    for first in range(0, len(corpus.rows), BLOCK_UTTERANCES):
-        block = slice(first, first + BLOCK_UTTERANCES)
-        speakers = corpus.speaker_of[block]
-        n_samples = np.array([row.n_samples for row in corpus.rows[block]])
-        n_steps = -(-n_samples * speech.STEPS_PER_S // SAMPLE_RATE_HZ)
-        rng = np.random.default_rng([seed, _SPEECH, first])
-        timeline = speech.draw_timeline(rng, labels, n_steps, corpus.log_f0_mean[speakers])
-        for place, (name, maker) in enumerate(makers.items()):
-            n_tokens, codec = n_frames[name][block], maker.shape
-            phoneme, f0_hz = speech.at_token_centres(timeline, n_tokens, codec.sample_rate_hz, codec.hop_samples)
-            rng = np.random.default_rng([seed, _CODES, place, first])
-            yield name, maker.draw(rng, phoneme, np.repeat(speakers, n_tokens), f0_hz), phoneme, f0_hz
-
-
-def _header(
-    corpus: ScaleCorpus,
-    labels: speech.LabelModel,
-    makers: dict[str, codecs.ScaleCodec],
-    n_frames: dict[str, NDArray[np.int64]],
-    seed: int,
-    shape: str,
-) -> StoreHeader:
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    return StoreHeader(
-        utterances=corpus.rows,
-        skipped={},
-        phonemes=labels.names,
-        shards=[ShardRow("synthetic", "none", now, now, "")],
-        codecs=[
-            CodecHeader(
-                name,
-                maker.shape.sample_rate_hz,
-                maker.shape.hop_samples,
-                "untrained",
-                hashlib.sha256(maker.codebooks.tobytes()).hexdigest(),
-                maker.codebooks,
-                n_frames[name].tolist(),
-            )
-            for name, maker in makers.items()
-        ],
-        attributes={
-            "corpus": {"split": f"synthetic in the shape of train-{shape[:5]}-{shape[5:]}", "synthetic": True},
-            "build_options": {"seed": seed, "f0": "synthetic", "embeddings": "factored", "compression": "zstd"},
-            "producer_versions": producer_versions(["numpy", "h5py"]),
-        },
-    )
 
 
 if __name__ == "__main__":

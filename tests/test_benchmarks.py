@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks import probe_vs_sklearn, stacked_vs_sklearn
+from benchmarks.growth.stages import STAGES
 from benchmarks.reading.readers import READERS, Npy, can, missing
 from benchmarks.reading.rows import draw_rows
 from benchmarks.reading.timing import ACCESSES, CAN_DROP, Asked
@@ -32,6 +33,7 @@ SMALL = {
     "bench_read.py": ("--frames-128", "3000", "--frames-1024", "1500", "--utterances", "3", "--batch-frames", "200"),
     "bench_size.py": ("--max-utterances", "6", "--max-dense-frames", "2000"),
     "bench_build.py": ("--utterances", "4", "--codec", "melrvq", "--standin-workers", "1"),
+    "bench_growth.py": ("--sizes", "40", "80", "--encode-utterances", "4", "--codec", "melrvq"),
     "real_curves.py": ("--codec", "melrvq", "--max-utterances", "12"),
 }
 
@@ -322,6 +324,38 @@ def test_reading_is_timed_beside_what_else_there_is():
         assert sizes["factored"] < sizes["dense"]
         assert 4 * sizes["dim"] * sizes["n_frames"] < sizes["npy"] < sizes["npz"]
     assert [row["n_workers"] for row in told["training"]] == [0, 2, 0, 2]
+
+
+def test_a_build_is_timed_beside_the_bare_codec():
+    told = run("bench_build.py")
+    bare = told["bare_seconds_by_threads"][str(told["n_threads"])]
+    assert told["ratio_to_bare"] == pytest.approx(sum(bare.values()) / told["build_seconds"], rel=0.05)
+    assert told["audio_seconds_per_second"] == pytest.approx(told["audio_seconds"] / told["build_seconds"], rel=0.05)
+    assert told["peak_rss_gb"] > 0.05
+    for shares in (told["share_by_stage"], told["standin"]["share_by_stage"]):
+        assert sum(shares.values()) == pytest.approx(1, abs=0.001)
+    alone = [told["standin"][f"{stage}_seconds_alone"] for stage in ("prepare", "encode")]
+    assert (
+        0
+        < told["standin"]["ratio_to_slowest_stage"]
+        == pytest.approx(max(alone) / told["standin"]["build_seconds"], rel=0.2)
+    )
+
+
+def test_growth_is_told_by_stage_and_by_part_of_a_build():
+    told = run("bench_growth.py")
+    small, large = told["stages"]
+    assert (small["n_utterances"], large["n_utterances"]) == (40, 80)
+    assert 1.5 * small["n_frames"] < large["n_frames"] < 2.5 * small["n_frames"]
+    assert small["n_frames_read"] < small["n_frames"]
+    assert told["exponents"].keys() == small["seconds"].keys() == set(STAGES)
+    doubling = np.log(large["n_frames"] / small["n_frames"])
+    for stage, exponent in told["exponents"].items():
+        assert exponent == pytest.approx(np.log(large["seconds"][stage] / small["seconds"][stage]) / doubling, abs=0.1)
+    minutes = [part["audio_minutes"] for part in told["encoding"]["parts"]]
+    assert minutes == sorted(minutes)
+    assert minutes[-1] == told["encoding"]["audio_minutes"]
+    assert all(part["memory_gb"] > 0.05 for part in told["encoding"]["parts"])
 
 
 def test_a_reader_of_other_rows_is_not_timed(tmp_path):
