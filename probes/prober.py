@@ -3,7 +3,6 @@
 A `Prober` works in the runner's own process or in a worker process; it opens stores when a call first needs them.
 """
 
-import logging
 import platform
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,9 +21,9 @@ from probes.backends.base import Backend
 from probes.backends.registry import backend as backend_called
 from probes.bootstrap import resampled_path, save_resampled
 from probes.counting import count_frames
-from probes.errors import BackendError, DeviceError, DeviceMemoryError
 from probes.estimator import FittedProbe, save_probe
 from probes.evaluation import EvaluationFrames
+from probes.fallback import Fitter
 from probes.frame_labels import held_out_blocks, held_out_per_class, of_class, voiced
 from probes.held_out import evaluation_split
 from probes.latents import ask_latents
@@ -39,7 +38,6 @@ from probes.tasks import Task
 from schemas.record import Record, empty_record
 from schemas.store import EVAL
 
-LOG = logging.getLogger(__name__)
 # What a saved probe says of itself.
 _DESCRIBED = (
     "probe_key",
@@ -95,8 +93,7 @@ class Prober:
         self._options = options
         self._output = output
         self._n_threads = n_threads
-        self._backend, self._fallback = backend_called(backend), fallback
-        self._said: set[str] = set()
+        self._fitter = Fitter(backend_called(backend), fallback, options.require_gpu)
         self._open = ExitStack()
         self._stores: dict[Path, Store] = {}
         self._codecs: dict[tuple[Path, str], Frames] = {}  # which keep the codebooks they have read
@@ -129,7 +126,8 @@ class Prober:
             asked = self._ask(job, frames, spooled)
         except NotApplicable as reason:
             return record | self._frame_counts(job, frames) | {"outcome": "not_applicable", "reason": str(reason)}
-        fit, used, fallback = self._fit(job, asked)
+        name = _name(job, self._options.representation)
+        fit, used, fallback = self._fitter.fit(asked, self._options.fit, name)
         record |= _fit_fields(fit)
         record |= {"backend_used": used.name, "fallback_reason": fallback, "versions": _versions(used)}
         record |= {"n_threads": asked.n_threads(used), "device": asked.device(used)}
@@ -187,39 +185,6 @@ class Prober:
             self._evaluation = place, EvaluationFrames(frames, self._split(frames), spooled)
         return self._evaluation[1]
 
-    def _fit(self, job: Job, asked: Asked) -> tuple[Fit, Backend, str | None]:
-        """Fit; return also the backend that did, and why it is not the one that was asked for.
-
-        What the backend refuses, or a device fails at, scikit-learn fits. After a failure that is not one of memory
-        the device is asked no more.
-        """
-        asked_for, name = self._backend, _name(job, self._options.representation)
-        try:
-            refusal = asked.refusal(asked_for, self._options.fit)
-            if refusal is None:
-                fit = asked.fit(asked_for, self._options.fit)
-                if fit.design is not None and fit.design.note:
-                    rows = f"{fit.design.n_rows:,} {fit.design.kind} rows in place of {fit.design.n_rows_asked:,}"
-                    self._say_once(fit.design.note, f"{name}: {fit.design.note}; fitting {rows}")
-                return fit, asked_for, self._fallback
-        except DeviceError as error:
-            refusal = str(error)
-            if not isinstance(error, DeviceMemoryError):
-                self._backend, self._fallback = backend_called("sklearn"), refusal
-        if self._options.require_gpu:
-            raise BackendError(f"--require-gpu: {asked_for.name} cannot fit the {name}: {refusal}")
-        self._say_once(
-            refusal, f"{name}: {asked_for.name} cannot fit it ({refusal}); falling back to sklearn on the CPU"
-        )
-        used = backend_called("sklearn")
-        return asked.fit(used, self._options.fit), used, refusal
-
-    def _say_once(self, reason: str, line: str) -> None:
-        """Warn of what holds for many probes alike at the first of them; each record has it."""
-        if reason not in self._said:
-            self._said.add(reason)
-            LOG.warning("%s", line)
-
     def _split(self, frames: Frames) -> NDArray[np.int8] | None:
         return evaluation_split(frames.store, self._options.eval_by, self._options.seed)
 
@@ -232,6 +197,7 @@ class Prober:
         return self._codes[1]
 
     def _blank(self, job: Job, frames: Frames) -> Record:
+        backend = self._fitter.backend
         options, is_class, is_phoneme = self._options, job.task != "pitch", job.task == "phoneme"
         return empty_record() | {
             "probe_key": job.key,
@@ -240,8 +206,8 @@ class Prober:
             "task": job.task,
             "representation": options.representation,
             "backend_asked": options.backend,
-            "backend_used": self._backend.name,
-            "fallback_reason": self._fallback,
+            "backend_used": backend.name,
+            "fallback_reason": self._fitter.reason,
             "rows": options.fit.rows,
             "max_train_frames": options.max_train_frames,
             "weights": frames.weights,
@@ -264,9 +230,9 @@ class Prober:
             "content_digest": frames.store.content_digest,
             "store_format_version": frames.store.attributes["format_version"],
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "n_threads": 1 if self._backend.name == "exact" else None,
-            "device": self._backend.availability().device,
-            "versions": _versions(self._backend),
+            "n_threads": 1 if backend.name == "exact" else None,
+            "device": backend.availability().device,
+            "versions": _versions(backend),
         }
 
 

@@ -246,9 +246,10 @@ def _against_the_optimum(problem: LogisticProblem, fit: Fit) -> Fit:
     best = ExactBackend().fit_logistic(problem, FitOptions())
     if best.gap_bound is None or best.gap_estimate is None or not np.isfinite(best.objective):
         return fit
-    bound = max(fit.objective - best.objective + best.gap_bound, 0.0)
-    estimate = max(fit.objective - best.objective + best.gap_estimate, 0.0)
-    return replace(fit, gap_bound=bound if fit.gap_bound is None else min(bound, fit.gap_bound), gap_estimate=estimate)
+    above = fit.objective - best.objective
+    bound = max(above + best.gap_bound, 0.0)
+    bound = bound if fit.gap_bound is None else min(bound, fit.gap_bound)
+    return replace(fit, gap_bound=bound, gap_estimate=min(max(above + best.gap_estimate, 0.0), bound))
 
 
 @cache

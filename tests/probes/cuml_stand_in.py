@@ -60,7 +60,7 @@ def stand_in(
 ):
     """An import function that gives stand-ins for cuml and cupy.
 
-    `error`: what asking for a GPU raises; `during_fit`: what a fit of more than ten rows raises; `answer`: intercepts
+    `error`: what asking for a GPU raises; `during_fit`: called before a fit of more than ten rows; `answer`: intercepts
     that every multinomial fit returns.
     """
     memory = Memory(capacity)
@@ -68,6 +68,17 @@ def stand_in(
         "cupy": cupy(gpu, error, memory, n_devices),
         "cuml": cuml(version, honours, memory, during_fit, answer),
     }.__getitem__
+
+
+def failing(error, after=0):
+    """A `during_fit` that raises from the fit after so many on."""
+    fits = iter(range(after))
+
+    def during_fit():
+        if next(fits, None) is None:
+            raise error
+
+    return during_fit
 
 
 def cupy(gpu, error, memory, n_devices):
@@ -99,7 +110,7 @@ def cuml(version, honours, memory, during_fit, answer):
 
         def fit(self, X, y, sample_weight=None):
             if during_fit is not None and X.shape[0] > 10:
-                raise during_fit
+                during_fit()
             n_rows, classes = X.shape[0], np.unique(y.on_device)
             assert n_rows * len(classes) < 2**31
             table = DeviceArray(np.empty((n_rows, len(classes))), memory)
@@ -122,7 +133,7 @@ def cuml(version, honours, memory, during_fit, answer):
 
             assert X.flags.f_contiguous
             if during_fit is not None:
-                raise during_fit
+                during_fit()
             weights = None if sample_weight is None else sample_weight.on_device
             model = ScikitLearns(tol=1e-13).fit(X.on_device, y.on_device, sample_weight=weights)
             self.coef_, self.intercept_ = model.coef_, model.intercept_
