@@ -16,7 +16,8 @@ from schemas.errors import RvqprobeError
 
 # Of the free memory, what a fit may be predicted to take: allocators round up, and fragments stay.
 _SHARE = 0.9
-# What cuML takes besides arrays of the fit's size: kernels, workspaces of cuBLAS and cuSOLVER.
+# What cuML takes besides arrays of the fit's size: kernels, workspaces of cuBLAS and cuSOLVER (426 MiB in
+# rapidsai/cuml issue 4485).
 _FIXED_BYTES = 1 << 29
 # As RMM, CUDA and cuBLAS say it where they raise no MemoryError.
 _OUT_OF_MEMORY = ("out of memory", "out_of_memory", "bad_alloc", "memoryallocation", "alloc_failed")
