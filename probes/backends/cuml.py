@@ -161,12 +161,13 @@ class CumlBackend:
             rows, y, n = mean_rows(problem)
             X, _ = device.collect([(rows, y)], len(rows), dim, "F")
             weights = device.put(n / n.mean())
+        y = device.put(np.asarray(y, dtype=np.float64))
         begin = time.perf_counter()
         with guarded():
             model = self._import("cuml").linear_model.LinearRegression(
                 algorithm="svd", copy_X=False, output_type="numpy"
             )
-            model.fit(X, device.put(np.asarray(y, dtype=np.float64)), sample_weight=weights)
+            model.fit(X, y, sample_weight=weights)
             coef, intercept = np.ravel(_on_host(model.coef_))[None, :], np.ravel(_on_host(model.intercept_))
         return replace(graded_least_squares_fit(problem, coef, intercept, begin), design=plan)
 
@@ -266,12 +267,11 @@ def _honours_weights(cuml: Any, cupy: Any) -> bool:
         When the answer is neither.
     """
     device = Device(cupy)
-    y = np.array([0.0, 0.0, 1.0, 1.0, 2.0, 2.0])
-    weights = np.array([8.0, 8.0, 3.0, 3.0, 1.0, 1.0])
-    X = device.put(np.array([[-1.0], [1.0]] * 3))
+    X, y = device.put(np.array([[-1.0], [1.0]] * 3)), device.put(np.array([0.0, 0.0, 1.0, 1.0, 2.0, 2.0]))
+    weights = device.put(np.array([8.0, 8.0, 3.0, 3.0, 1.0, 1.0]) / 4.0)  # their mean is one
     with guarded():
         model = cuml.linear_model.LogisticRegression(C=1.0, tol=1e-8, max_iter=1000, output_type="numpy")
-        model.fit(X, device.put(y), sample_weight=device.put(weights / weights.mean()))
+        model.fit(X, y, sample_weight=weights)
         intercept = np.ravel(_on_host(model.intercept_))
     difference = float(intercept[0] - intercept[2]) if len(intercept) == 3 else float("nan")
     for honoured, expected in ((True, np.log(8.0)), (False, 0.0)):

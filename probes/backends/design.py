@@ -129,9 +129,6 @@ def apportion(shares: Array, n_rows: int, at_least: int = 0, seed: int = _SEED) 
 
 def _largest_remainder(quota: Array, n_rows: int, seed: int) -> NDArray[np.int64]:
     """Round quotas, which sum to `n_rows` but for rounding, to whole numbers that do so exactly."""
-    near = np.rint(quota)
-    # A quota that is whole but for rounding must not be rounded down.
-    quota = np.where(np.abs(quota - near) <= 1e-9 * np.maximum(near, 1.0), near, quota)
     rows = np.floor(quota).astype(np.int64)
     missing = n_rows - int(rows.sum())
     if missing:

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probes.errors import DeviceError, DeviceMemoryError
-from schemas.errors import RvqprobeError
 
 # Of the free memory, what a fit may be predicted to take: allocators round up, and fragments stay.
 _SHARE = 0.9
@@ -117,8 +116,6 @@ def guarded() -> Iterator[None]:
     """
     try:
         yield
-    except RvqprobeError:
-        raise
     except Exception as error:
         text = _first_line(error)
         if isinstance(error, MemoryError) or any(words in text.lower() for words in _OUT_OF_MEMORY):

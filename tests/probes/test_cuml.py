@@ -7,6 +7,7 @@ import pytest
 
 from probes.backends.cuml import CumlBackend
 from probes.backends.exact import ExactBackend
+from probes.backends.row_plan import least_squares_bytes, logistic_bytes
 from probes.errors import BackendError, DeviceError, DeviceMemoryError
 from probes.objective import LogisticObjective
 from probes.problem import FitOptions, LogisticProblem
@@ -117,9 +118,9 @@ class TestRows:
         assert (plan.kind, plan.n_rows) == ("apportioned", 1 << 18)
         assert "32 bits" in plan.note
         assert "2,259,000,000 x 251" in plan.note
-        many = LogisticProblem(np.eye(40), np.full((40, 2000), 7.5), "none")
+        many = LogisticProblem(np.eye(40), np.full((40, 2048), 7.5), "none")
         plan = CumlBackend(stand_in(capacity=10**12))._plan(many, FitOptions())
-        assert plan.n_rows == (2**31 - 1) // 2000 < plan.n_rows_asked == 1 << 23
+        assert plan.n_rows == 2**31 // 2048 - 1 < plan.n_rows_asked == 1 << 23
         assert "32 bits" in plan.note
 
     def test_frames_too_large_for_the_device_are_a_smaller_design(self):
@@ -156,16 +157,31 @@ class TestRows:
         with pytest.raises(BackendError, match="no frame-by-frame rows"):
             backend.fit_logistic(logistic_problem(), DENSE)
 
-    @pytest.mark.parametrize("rows", ["dense", "collapsed"])
-    def test_memory_is_predicted_before_it_is_taken(self, rows):
+    @pytest.mark.parametrize(
+        ("rows", "honours", "shape"),
+        [
+            ("dense", True, {"n_codes": 30, "dim": 40, "n_classes": 5, "n_frames": 60_000}),
+            ("collapsed", False, {"n_codes": 30, "dim": 40, "n_classes": 5}),
+            ("collapsed", False, {"n_codes": 30, "dim": 2, "n_classes": 30}),
+            ("collapsed", True, {"n_codes": 2000, "dim": 40, "n_classes": 3, "n_frames": 4000}),
+        ],
+    )
+    def test_memory_is_predicted_before_it_is_taken(self, rows, honours, shape):
         """What the stand-in's arrays take at their peak is within what was predicted, and is most of it."""
-        from probes.backends.row_plan import logistic_bytes
+        library = stand_in(honours=honours)
+        problem = with_dense_rows(logistic_problem(**shape))
+        fit = CumlBackend(library).fit_logistic(problem, FitOptions(rows=rows, max_iter=2))
+        n_codes = shape["n_codes"] if rows == "collapsed" else 0
+        predicted = logistic_bytes(fit.design.n_rows, shape["dim"], shape["n_classes"], n_codes)
+        assert 0.6 * predicted < library("cupy").memory.peak <= predicted
 
-        library = stand_in(honours=rows == "dense")
-        problem = with_dense_rows(logistic_problem(n_codes=30, dim=40, n_classes=5, n_frames=60_000))
-        fit = CumlBackend(library).fit_logistic(problem, FitOptions(rows=rows))
-        predicted = logistic_bytes(fit.design.n_rows, 40, 5, 30 if rows == "collapsed" else 0)
-        assert 0.5 * predicted < library("cupy").memory.peak <= predicted
+    def test_memory_of_a_regression_is_predicted(self):
+        library = stand_in()
+        problem, _, _ = least_squares_problem(n_frames=50_000)
+        CumlBackend(library).fit_least_squares(problem, DENSE)
+        rows_and_values = 50_000 * 8 * (6 + 1)
+        assert rows_and_values <= library("cupy").memory.peak
+        assert 3 * 50_000 * 8 * 6 < least_squares_bytes(50_000, 6) < 4 * rows_and_values
 
     def test_frames_come_in_pieces_and_are_held_once(self):
         problem = with_dense_rows(logistic_problem(class_weight="none", n_frames=3000))

@@ -53,9 +53,9 @@ def test_equal_remainders_are_drawn_by_the_seed():
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(0, 10_000), st.integers(2, 8), st.integers(0, 500))
-def test_no_class_is_lost_and_classes_have_their_share(seed, n_classes, more):
-    problem = logistic_problem(seed, n_codes=20, n_classes=n_classes, n_frames=400)
+@given(st.integers(0, 10_000), st.integers(2, 8), st.integers(0, 500), st.sampled_from(["balanced", "none"]))
+def test_no_class_is_lost_and_classes_have_their_share(seed, n_classes, more, class_weight):
+    problem = logistic_problem(seed, n_codes=20, n_classes=n_classes, n_frames=400, class_weight=class_weight)
     n_rows = n_classes + more
     design = integer_design(problem, n_rows)
     assert design.total == n_rows
