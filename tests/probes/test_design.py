@@ -72,6 +72,13 @@ def test_no_class_is_lost_and_classes_have_their_share(seed, n_classes, more, cl
     assert (np.abs(table - within) < 1 + 1e-9).all()
 
 
+def test_a_class_too_rare_for_a_row_has_one_all_the_same():
+    counts = np.zeros((4, 4))
+    counts[[0, 1, 2], [0, 1, 2]], counts[3] = [3, 1, 1], [99_000, 990, 0, 1]
+    design = integer_design(LogisticProblem(np.eye(4), counts, "none"), 1000)
+    np.testing.assert_array_equal(np.bincount(design.classes, design.n_rows), [988, 10, 1, 1])
+
+
 def test_frames_that_are_codes_of_their_own_become_a_sample_by_class():
     y = np.repeat([0, 1, 2], [900, 90, 10])
     problem = LogisticProblem(np.random.default_rng(0).standard_normal((1000, 3)), np.eye(3)[y])
