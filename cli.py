@@ -628,9 +628,15 @@ def list_backends() -> None:
     from probes.backends.registry import backend, backend_names
 
     for name in backend_names():
-        found = backend(name).availability()
-        state = f"available  {found.version}  {found.device}" if found.available else f"not usable: {found.reason}"
-        click.echo(f"{name:8} {state}{'' if found.available else f'; install: {found.install}'}")
+        found = backend(name)
+        state = found.availability()
+        if state.available:
+            libraries = ", ".join(f"{library} {version}" for library, version in found.versions().items())
+            click.echo(f"{name:8} usable on {state.device} ({libraries})")
+        else:
+            click.echo(f"{name:8} not usable: {state.reason}")
+        if state.install:
+            click.echo(f"{'':8} install: {state.install}")
 
 
 _PROBE_ARGUMENTS = (

@@ -15,6 +15,14 @@ class BackendError(ProbeError, RuntimeError):
     """A backend was asked for what it cannot do (no library, no GPU, no dense rows)."""
 
 
+class DeviceError(BackendError):
+    """A GPU, or the library on it, failed during a fit; the same fit can be made on the CPU."""
+
+
+class DeviceMemoryError(DeviceError):
+    """A GPU has too little free memory for a fit; a smaller one may still run there."""
+
+
 class ProbeFileError(ProbeError, ValueError):
     """A saved probe is missing, damaged or of another format version."""
 

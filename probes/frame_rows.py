@@ -53,9 +53,9 @@ def logistic_problem(
     """Return classification of rows X, float64 (n_frames, dim), into classes y (n_frames,), each of which occurs."""
     counts = np.zeros((len(y), n_classes))
     counts[np.arange(len(y)), y] = 1.0
-    return LogisticProblem(X, counts, class_weight, C, lambda: (X, y.astype(np.int64)))
+    return LogisticProblem(X, counts, class_weight, C, lambda: [(X, y.astype(np.int64))])
 
 
 def least_squares_problem(X: Array, y: Array) -> LeastSquaresProblem:
     """Return regression of y (n_frames,) on rows X, float64 (n_frames, dim)."""
-    return LeastSquaresProblem(X, np.ones(len(y)), y, np.square(y), lambda: (X, y))
+    return LeastSquaresProblem(X, np.ones(len(y)), y, np.square(y), lambda: [(X, y)])

@@ -21,14 +21,14 @@ from probes.backends.base import Backend
 from probes.backends.registry import backend as backend_called
 from probes.bootstrap import resampled_path, save_resampled
 from probes.counting import count_frames
-from probes.errors import BackendError
 from probes.estimator import FittedProbe, save_probe
 from probes.evaluation import EvaluationFrames
+from probes.fallback import Fitter
 from probes.frame_labels import held_out_blocks, held_out_per_class, of_class, voiced
 from probes.held_out import evaluation_split
 from probes.latents import ask_latents
 from probes.options import ProbeOptions
-from probes.problem import Fit
+from probes.problem import Design, Fit
 from probes.questions import NotApplicable, class_question, pitch_question, task_classes
 from probes.representation import place_text
 from probes.spool import Spool, Spooled
@@ -93,7 +93,7 @@ class Prober:
         self._options = options
         self._output = output
         self._n_threads = n_threads
-        self._backend, self._fallback = backend_called(backend), fallback
+        self._fitter = Fitter(backend_called(backend), fallback, options.require_gpu)
         self._open = ExitStack()
         self._stores: dict[Path, Store] = {}
         self._codecs: dict[tuple[Path, str], Frames] = {}  # which keep the codebooks they have read
@@ -126,8 +126,8 @@ class Prober:
             asked = self._ask(job, frames, spooled)
         except NotApplicable as reason:
             return record | self._frame_counts(job, frames) | {"outcome": "not_applicable", "reason": str(reason)}
-        used, fallback = self._backend_for(job, asked)
-        fit = asked.fit(used, self._options.fit)
+        name = _name(job, self._options.representation)
+        fit, used, fallback = self._fitter.fit(asked, self._options.fit, name)
         record |= _fit_fields(fit)
         record |= {"backend_used": used.name, "fallback_reason": fallback, "versions": _versions(used)}
         record |= {"n_threads": asked.n_threads(used), "device": asked.device(used)}
@@ -185,15 +185,6 @@ class Prober:
             self._evaluation = place, EvaluationFrames(frames, self._split(frames), spooled)
         return self._evaluation[1]
 
-    def _backend_for(self, job: Job, asked: Asked) -> tuple[Backend, str | None]:
-        """Return the backend that can fit this problem, and why it is not the one that was asked for."""
-        refusal = asked.refusal(self._backend, self._options.fit)
-        if refusal is None:
-            return self._backend, self._fallback
-        if self._options.require_gpu:
-            raise BackendError(f"--require-gpu: {self._backend.name} refuses {job.task} of {job.codec}: {refusal}")
-        return backend_called("sklearn"), refusal
-
     def _split(self, frames: Frames) -> NDArray[np.int8] | None:
         return evaluation_split(frames.store, self._options.eval_by, self._options.seed)
 
@@ -206,6 +197,7 @@ class Prober:
         return self._codes[1]
 
     def _blank(self, job: Job, frames: Frames) -> Record:
+        backend = self._fitter.backend
         options, is_class, is_phoneme = self._options, job.task != "pitch", job.task == "phoneme"
         return empty_record() | {
             "probe_key": job.key,
@@ -214,8 +206,8 @@ class Prober:
             "task": job.task,
             "representation": options.representation,
             "backend_asked": options.backend,
-            "backend_used": self._backend.name,
-            "fallback_reason": self._fallback,
+            "backend_used": backend.name,
+            "fallback_reason": self._fitter.reason,
             "rows": options.fit.rows,
             "max_train_frames": options.max_train_frames,
             "weights": frames.weights,
@@ -238,9 +230,9 @@ class Prober:
             "content_digest": frames.store.content_digest,
             "store_format_version": frames.store.attributes["format_version"],
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "n_threads": 1 if self._backend.name == "exact" else None,
-            "device": self._backend.availability().device,
-            "versions": _versions(self._backend),
+            "n_threads": 1 if backend.name == "exact" else None,
+            "device": backend.availability().device,
+            "versions": _versions(backend),
         }
 
 
@@ -267,6 +259,17 @@ def _fit_fields(fit: Fit) -> Record:
         "seconds": fit.seconds,
         "gap_estimate": fit.gap_estimate,
         "gap_bound": fit.gap_bound,
+    } | _design_fields(fit.design)
+
+
+def _design_fields(design: Design | None) -> Record:
+    if design is None:
+        return {}
+    return {
+        "design": design.kind,
+        "design_rows": design.n_rows,
+        "design_rows_asked": design.n_rows_asked,
+        "design_note": design.note or None,
     }
 
 

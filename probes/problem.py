@@ -3,7 +3,7 @@
 A layer's embedding is one of V codebook rows, so the data of a probe are those rows and the counts per row.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 ClassWeight = Literal["balanced", "none"]
 Outcome = Literal["converged", "iteration_limit", "stalled", "singular", "non_finite", "not_applicable"]
-# Loads the training frames one by one: X float32 or float64 (n_frames, dim), standardised like `codewords`, and y, as
-# long.
-DenseRows = Callable[[], tuple[NDArray[np.floating], NDArray[Any]]]
+# Reads the training frames in pieces: X float32 or float64 (n, dim), standardised like `codewords`, and y, as long.
+DenseRows = Callable[[], Iterable[tuple[NDArray[np.floating], NDArray[Any]]]]
 
 
 def weights_of_classes(n_per_class: NDArray[np.float64], class_weight: ClassWeight) -> NDArray[np.float64]:
@@ -51,7 +50,8 @@ class LogisticProblem:
     C : float
         Inverse regularisation strength, scikit-learn's convention.
     dense_rows : callable or None
-        Loads the frames as rows, for a backend that is asked to fit on them; y holds class indices (int64).
+        Reads the frames as rows, piece by piece, for a backend that is asked to fit on them; y holds class indices
+        (int64).
     """
 
     codewords: NDArray[np.float64]
@@ -93,7 +93,7 @@ class LeastSquaresProblem:
     n, sum_y, sum_y2 : float64 arrays of shape (n_codes,)
         Training frames of each code, and the sums of the target (Hz) and of its square over them.
     dense_rows : callable or None
-        Loads the frames as rows; y is float64, in Hz.
+        Reads the frames as rows, piece by piece; y is float64, in Hz.
     """
 
     codewords: NDArray[np.float64]
@@ -123,6 +123,28 @@ class FitOptions:
 
 
 @dataclass(frozen=True)
+class Design:
+    """The rows that a library was given to fit on.
+
+    Attributes
+    ----------
+    kind : {"frames", "weighted", "apportioned"}
+        One row a frame; distinct rows with weights, which state the same problem; rows without weights that
+        approximate the weighted problem by their number (`probes.backends.design`).
+    n_rows : int
+    n_rows_asked : int
+        How many there would have been with room for all.
+    note : str
+        What limited them, or why they are not of the kind that was asked for; "" where nothing did.
+    """
+
+    kind: Literal["frames", "weighted", "apportioned"]
+    n_rows: int
+    n_rows_asked: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Fit:
     """A backend's answer, in the units of ``problem.codewords``.
 
@@ -141,6 +163,8 @@ class Fit:
         Estimated f - f*, absolute; None where the backend has none.
     gap_bound : float or None
         Proved bound on f - f*, absolute; None where there is none.
+    design : Design or None
+        The rows it was fitted on, where the backend tells.
     """
 
     coef: NDArray[np.float64]
@@ -151,3 +175,4 @@ class Fit:
     seconds: float
     gap_estimate: float | None = None
     gap_bound: float | None = None
+    design: Design | None = None

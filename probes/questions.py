@@ -3,7 +3,7 @@
 A question that cannot be asked of the data (one speaker, no voiced frame) is a `NotApplicable` with the reason.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -234,16 +234,13 @@ def _dense_rows(
     read_labels: _ReadLabels,
     split: NDArray[np.int8] | None,
 ) -> DenseRows:
-    """Return a function that reads the training frames' embeddings from the store, standardised."""
+    """Return a function that reads the training frames' embeddings from the store, standardised, block by block."""
 
-    def read() -> tuple[NDArray[np.float32], NDArray[np.generic]]:
-        rows, targets = [], []
+    def read() -> Iterator[tuple[NDArray[np.float64], NDArray[np.generic]]]:
         for start, stop in frames.blocks():
             y, taken = read_labels(start, stop)
             taken = taken & (parts_of_frames(frames, split, start, stop) == TRAIN)
-            rows.append(standardiser(_checked_rows(frames, layer, start, stop)[taken]).astype(np.float32))
-            targets.append(y[taken])
-        return np.concatenate(rows), np.concatenate(targets)
+            yield standardiser(_checked_rows(frames, layer, start, stop)[taken]), y[taken]
 
     return read
 

@@ -134,6 +134,8 @@ def _notes(records: Iterable[Record]) -> list[str]:
         notes.append(f"up to {counted(n_unseen, 'evaluation frame')} left out: their label was never seen in training")
     fallbacks = {r["fallback_reason"]: r for r in records if r["fallback_reason"]}
     notes += [f"{r['backend_asked']} was asked, {r['backend_used']} used: {why}" for why, r in fallbacks.items()]
+    designs = {r["design_note"]: r for r in records if r.get("design_note")}
+    notes += [f"{r['backend_used']} was given {r['design']} rows: {why}" for why, r in designs.items()]
     return notes
 
 

@@ -14,7 +14,9 @@ import click
 import pytest
 
 import cli
+from probes.backends.cuml import CumlBackend
 from schemas.record import check_record, field_names
+from tests.probes.cuml_stand_in import stand_in
 from tests.support.command_line import (
     ROOT,
     command,
@@ -224,9 +226,28 @@ def test_lists_of_codecs_and_backends():
     assert re.search(r"^encodec +8 x 1024, dim +128, 75 Hz", codecs, re.MULTILINE)
     assert re.search(r"^speechtokenizer +8 x 1024, dim +1024, 50 Hz", codecs, re.MULTILINE)
     backends = run_well("list-backends").stdout
-    assert re.search(r"^exact +available", backends, re.MULTILINE)
-    assert re.search(r"^sklearn +available", backends, re.MULTILINE)
-    assert "cuml" in backends
+    assert re.search(r"^exact +usable on cpu \(numpy [\d.]+, scipy [\d.]+\)$", backends, re.MULTILINE)
+    assert re.search(r"^sklearn +usable on cpu \(scikit-learn [\d.]+", backends, re.MULTILINE)
+    assert re.search(r"^cuml +(usable on|not usable: )", backends, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("library", "expected"),
+    [
+        ({"n_devices": 2}, r"cuml +usable on Stand-in GPU \(GPU 0 of 2, .*\) \(cuml 26\.10, cupy 14\.0\)\n"),
+        ({"gpu": False}, r"cuml +not usable: cuML is installed, but no usable NVIDIA GPU was found\n"),
+        ({"error": RuntimeError("cudaErrorInsufficientDriver")}, r"cuml +not usable: the NVIDIA driver is too old.*\n"),
+        (None, r"cuml +not usable: cuML cannot be imported \(no cuml\)\n +install: pip install 'rvqprobe\[cuml\]'.*\n"),
+    ],
+)
+def test_the_line_of_cuml_says_what_there_is(monkeypatch, library, expected):
+    def missing(name):
+        raise ImportError(f"no {name}")
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    given = missing if library is None else stand_in(**library)
+    monkeypatch.setattr(CumlBackend, "__init__", lambda self: setattr(self, "_import", given))
+    assert re.search(rf"^{expected}\Z", run_well("list-backends").stdout, re.MULTILINE)
 
 
 # The study

@@ -82,6 +82,11 @@ def library_c(problem: LogisticProblem, total_weight: float) -> float:
     return 2.0 * c if problem.counts.shape[1] == 2 else c
 
 
+def n_frames(problem: Problem) -> int:
+    """Return the number of training frames."""
+    return int(problem.n.sum() if isinstance(problem, LeastSquaresProblem) else problem.counts.sum())
+
+
 def collapsed_rows(problem: LogisticProblem) -> tuple[Array, NDArray[np.int64], Array]:
     """Return one weighted row for each pair of code and class that occurs.
 

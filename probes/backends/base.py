@@ -56,6 +56,11 @@ class Backend(Protocol):
         """Return why this backend cannot fit `problem` rightly, or None where it can.
 
         The caller then takes another backend and records the reason.
+
+        Raises
+        ------
+        DeviceError
+            When a device does not answer.
         """
         ...
 
@@ -69,6 +74,9 @@ class Backend(Protocol):
         ------
         BackendError
             When dense rows are asked of a problem without them, or the library cannot run.
+        DeviceError
+            When a device or the library on it fails during the fit, or its memory runs out: the caller then takes
+            another backend.
         """
         ...
 

@@ -14,6 +14,7 @@ from probes.backends.answers import (
     graded_least_squares_fit,
     graded_logistic_fit,
     library_c,
+    n_frames,
     symmetric_binary,
     trivial_fit,
 )
@@ -92,8 +93,14 @@ def load_dense_rows(problem: Problem) -> tuple[Array, NDArray[np.generic]]:
     """
     if problem.dense_rows is None:
         raise BackendError("dense rows were asked for, but this problem has none: use rows 'collapsed'")
-    X, y = problem.dense_rows()
-    return np.asarray(X, dtype=np.float64), y
+    X, filled, values = np.empty((n_frames(problem), problem.codewords.shape[1])), 0, []
+    for piece, y in problem.dense_rows():
+        if len(y) == len(X):
+            return np.asarray(piece, dtype=np.float64), y  # all at once: rows that are in memory already
+        X[filled : filled + len(y)] = piece
+        filled += len(y)
+        values.append(y)
+    return X, np.concatenate(values)
 
 
 def mean_rows(problem: LeastSquaresProblem) -> tuple[Array, Array, Array]:

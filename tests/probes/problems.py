@@ -38,7 +38,12 @@ def least_squares_problem(seed=0, n_codes=40, dim=6, n_frames=5_000, condition=1
 def moments(X, codes, y):
     """The least-squares problem of these frames, with their rows."""
     n, sum_y, sum_y2 = (np.bincount(codes, weights, len(X)).astype(float) for weights in (None, y, y**2))
-    return LeastSquaresProblem(X, n, sum_y, sum_y2, lambda: (X[codes].astype(np.float32), y))
+    return LeastSquaresProblem(X, n, sum_y, sum_y2, lambda: in_pieces(X[codes].astype(np.float32), y))
+
+
+def in_pieces(X, y, n=1500):
+    """Rows as a store's loader gives them."""
+    return ((X[start : start + n], y[start : start + n]) for start in range(0, len(y), n))
 
 
 def with_dense_rows(problem):
@@ -48,7 +53,7 @@ def with_dense_rows(problem):
     repeats = problem.counts[codes, classes].astype(int)
 
     def rows():
-        return X[np.repeat(codes, repeats)], np.repeat(classes, repeats)
+        return in_pieces(X[np.repeat(codes, repeats)], np.repeat(classes, repeats))
 
     return LogisticProblem(X.astype(float), problem.counts, problem.class_weight, problem.C, rows)
 

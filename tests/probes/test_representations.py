@@ -28,7 +28,7 @@ from probes.representation import layers_seen, place_text
 from probes.runner import run_probes
 from probes.stacked import torch_pass
 from schemas.record import check_record
-from tests.probes.test_backends import stand_in
+from tests.probes.cuml_stand_in import stand_in
 from tests.support.command_line import run, run_well
 from tests.support.stores import StoreRecipe, edited, write_store
 
@@ -415,24 +415,27 @@ def test_cuml_without_a_gpu_is_sklearn_on_the_same_rows(store_path, tmp_path):
 
 
 @pytest.mark.parametrize("name", REPRESENTATIONS)
-def test_cuml_gets_rows_that_it_fits_rightly_and_sklearn_the_others(store_path, runs, tmp_path, monkeypatch, name):
-    monkeypatch.setattr(CumlBackend, "__init__", lambda self: setattr(self, "_import", stand_in()))
+def test_cuml_gets_rows_of_frames(store_path, runs, tmp_path, monkeypatch, name):
+    library = stand_in()
+    monkeypatch.setattr(CumlBackend, "__init__", lambda self: setattr(self, "_import", library))
     options = {"representation": name, "layers": [] if name == "latent" else [2], "backend": "cuml", **SHARP}
     plain = run_probes([store_path], tmp_path, ProbeOptions(**options, class_weight="none"))
-    assert [r["backend_used"] for r in plain] == ["cuml"] * 3
-    balanced = run_probes([store_path], tmp_path, ProbeOptions(**options))
-    assert [r["backend_used"] for r in balanced] == ["sklearn", "sklearn", "cuml"]
-    assert all("issue 7298" in r["fallback_reason"] for r in balanced[:2])
-    expected = [r for r in runs[name][1] if r["layer"] in (None, 2)]
-    for record, ours in zip(balanced, expected, strict=True):
-        assert record["objective"] == pytest.approx(ours["objective"], rel=1e-6)
+    assert [(r["backend_used"], r["design"]) for r in plain] == [("cuml", "frames")] * 3
     reference = run_probes(
         [store_path], tmp_path, ProbeOptions(**options | {"backend": "sklearn"}, class_weight="none")
     )
     for record, theirs in zip(plain, reference, strict=True):
         assert record["objective"] == pytest.approx(theirs["objective"], rel=1e-6)
-    with pytest.raises(BackendError, match="--require-gpu: cuml refuses phoneme of alpha"):
-        run_probes([store_path], tmp_path / "gpu", ProbeOptions(**options, require_gpu=True))
+    balanced = run_probes([store_path], tmp_path, ProbeOptions(**options))
+    assert [(r["backend_used"], r["design"]) for r in balanced] == [
+        ("cuml", "apportioned"),
+        ("cuml", "apportioned"),
+        ("cuml", "frames"),
+    ]
+    assert all("issue 7298" in r["design_note"] for r in balanced[:2])
+    expected = [r for r in runs[name][1] if r["layer"] in (None, 2)]
+    for record, ours in zip(balanced, expected, strict=True):
+        assert record["objective"] == pytest.approx(ours["objective"], rel=1e-4)
 
 
 def test_places():
