@@ -33,6 +33,7 @@ SMALL = {
     "bench_read.py": ("--frames-128", "3000", "--frames-1024", "1500", "--utterances", "3", "--batch-frames", "200"),
     "bench_size.py": ("--max-utterances", "6", "--max-dense-frames", "2000"),
     "bench_build.py": ("--utterances", "4", "--codec", "melrvq", "--standin-workers", "1"),
+    "bench_encoding.py": ("--utterances", "3", "--codec", "melrvq", "--no-compile"),
     "bench_growth.py": ("--sizes", "40", "80", "--encode-utterances", "4", "--codec", "melrvq"),
     "real_curves.py": ("--codec", "melrvq", "--max-utterances", "12"),
 }
@@ -340,6 +341,17 @@ def test_a_build_is_timed_beside_the_bare_codec():
         < told["standin"]["ratio_to_slowest_stage"]
         == pytest.approx(max(alone) / told["standin"]["build_seconds"], rel=0.2)
     )
+
+
+def test_encoding_is_timed_by_processes_and_threads():
+    told = run("bench_encoding.py")
+    settings = [(row["n_processes"], row["n_threads"]) for row in told["rows"]]
+    assert settings[0] == (1, 1)
+    assert len(set(settings)) == len(settings)
+    for row in told["rows"]:
+        assert row["times_real_time"] == pytest.approx(row["audio_seconds"] / row["seconds"], rel=0.1)
+        assert (row["compiled"], row["codes_equal"]) == (False, 1.0)  # NumPy's sums do not depend on them
+    assert told["rows"][0]["ratio_to_one_thread"] == 1
 
 
 def test_growth_is_told_by_stage_and_by_part_of_a_build():
