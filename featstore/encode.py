@@ -25,6 +25,8 @@ from featstore.header import InputHashes
 # Audio in a window, in batches: the more, the closer in length are those that share one. It is held in memory, at
 # 160 kB a second for both codecs of the study.
 _BATCHES_IN_A_WINDOW = 4
+# Of a batch on a device beside the CPU, unless asked otherwise: 3 GB of EnCodec's activations, by what a CPU needs.
+BATCH_S = 160.0
 
 Window = list[tuple[int, PreparedUtterance]]  # utterances by their place in a build
 
@@ -53,6 +55,24 @@ class UtteranceFrames:
     sample_rate_hz: int
     inputs: InputHashes
     codecs: Mapping[str, CodecFrames]
+
+
+def choose_batch_s(asked: float | None, codecs: Mapping[str, Codec], device: str) -> float:
+    """Return the seconds of audio that go through a network together; 0 for one utterance at a time.
+
+    Parameters
+    ----------
+    asked : float or None
+        ``--batch-seconds``; None chooses: one at a time on a CPU, where batches gain little and codes would change at
+        near ties.
+    codecs : mapping of str to Codec
+    device : str
+        Such as "cuda:0".
+    """
+    if not any(isinstance(codec, BatchCodec) for codec in codecs.values()):
+        return 0.0
+    default = 0.0 if device == "cpu" else BATCH_S
+    return default if asked is None else asked
 
 
 def windows(

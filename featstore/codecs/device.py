@@ -1,24 +1,37 @@
 """The device that encodes: chosen once for a build and recorded in the store."""
 
-from featstore.torch_device import torch_device
+import logging
+
+from featstore.errors import FeatstoreError
+from featstore.torch_device import torch_device, try_device
+
+LOG = logging.getLogger(__name__)
 
 
 def choose_device(name: str) -> str:
-    """Return the torch device for ``--device``: ``auto`` is CUDA where there is a GPU, else the CPU.
+    """Return the torch device for ``--device``: ``auto`` is CUDA where there is a GPU that works, else the CPU.
 
     MPS is used only when asked for by name: its kernels round differently, and codes are the data.
 
     Raises
     ------
     FeatstoreError
-        When a device was asked for that is not here, whether or not the codecs of the build would use it.
+        When a device was asked for that is not here or does not compute, whether or not the codecs of the build would
+        use it.
     """
     if name != "auto":
-        torch_device(name)
+        try_device(torch_device(name))
         return name
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if torch.cuda.device_count() == 0:
+        return "cpu"
+    try:
+        try_device(torch_device("cuda"))
+    except FeatstoreError as error:
+        LOG.warning("note: encoding on the CPU, as no GPU can be used: %s", error)
+        return "cpu"
+    return "cuda"
 
 
 def describe_device(device: str) -> str:

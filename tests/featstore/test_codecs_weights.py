@@ -207,6 +207,7 @@ def test_devices(monkeypatch):
     for name in ("cuda", "cuda:0", "warp"):
         with pytest.raises(FeatstoreError, match=rf"--device {name}: torch .* sees only cpu; use one of these"):
             torch_device(name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert torch_device("cuda") == torch.device("cuda:0")
     assert torch_device("cuda:1") == torch.device("cuda:1")
