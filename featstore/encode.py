@@ -9,7 +9,7 @@ import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -153,6 +153,7 @@ class Encoder:
         self._codecs, self._with_latents = codecs, with_latents
         self._most = {name: int(batch_s * codec.sample_rate_hz) for name, codec in codecs.items()}
         self._fitted = dict.fromkeys(codecs, 0)  # samples that went through together, at most
+        self._is_stopped = False
 
     def run(
         self, windows: "Iterable[Window]", is_ahead: bool
@@ -164,7 +165,7 @@ class Encoder:
         windows : iterable of Window
         is_ahead : bool
             Encode in a thread, so that the next window is taken from the workers meanwhile: for a device beside the
-            CPU. After a signal a thread ends with the window under way.
+            CPU. When the iteration ends early, so does the thread, after the batch under way.
         """
         if not is_ahead:
             yield from ((window, partial(self.encode, _items(window))) for window in windows)
@@ -180,6 +181,7 @@ class Encoder:
             if pending is not None:
                 yield pending
         finally:
+            self._is_stopped = True
             thread.shutdown(cancel_futures=True)
 
     def encode(self, prepared: Sequence[PreparedUtterance]) -> list[UtteranceFrames | UtteranceError]:
@@ -216,11 +218,14 @@ class Encoder:
         self, name: str, codec: Codec, samples: Mapping[int, NDArray[np.float32]]
     ) -> "Iterator[tuple[int, _Found | UtteranceError]]":
         if self._with_latents or not self._most[name] or not isinstance(codec, BatchCodec):
-            yield from ((place, self._alone(name, codec, item)) for place, item in samples.items())
+            for place, item in samples.items():
+                self._go_on()
+                yield place, self._alone(name, codec, item)
             return
         lengths = {place: item.size for place, item in samples.items()}
         left = deque(make_batches(lengths, self._most[name], codec.mixes_lengths))
         while left:
+            self._go_on()
             batch = left.popleft()
             n_padded = len(batch) * lengths[batch[-1]]
             if len(batch) > 1 and n_padded > self._most[name]:  # the device turned out to hold less
@@ -236,6 +241,10 @@ class Encoder:
                 left.appendleft(batch)
             else:
                 yield from zip(batch, found, strict=True)
+
+    def _go_on(self) -> None:
+        if self._is_stopped:
+            raise CancelledError
 
     def _together(
         self, name: str, codec: BatchCodec, samples: Sequence[NDArray[np.float32]], n_padded: int

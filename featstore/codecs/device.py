@@ -1,6 +1,7 @@
 """The device that encodes: chosen once for a build and recorded in the store."""
 
 import logging
+import warnings
 
 from featstore.errors import FeatstoreError
 from featstore.torch_device import torch_device, try_device
@@ -24,7 +25,10 @@ def choose_device(name: str) -> str:
         return name
     import torch
 
-    if torch.cuda.device_count() == 0:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what it would say is said below, in one line
+        n_gpus = torch.cuda.device_count()
+    if n_gpus == 0:
         return "cpu"
     try:
         try_device(torch_device("cuda"))

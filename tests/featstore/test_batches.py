@@ -78,7 +78,7 @@ def test_an_interrupted_build_in_batches_resumes_to_the_same_codes(options, monk
     with pytest.raises(Interrupted):
         build_store(plan, stop)
     result = build_store(plan)
-    assert result.n_reused == 2
+    assert result.n_reused == 3, "the window of the twelfth ends with its shard"
     assert digest_of(result.path) == reference
 
 
@@ -87,7 +87,7 @@ def test_a_store_says_how_it_was_batched_and_is_silent_of_the_usual(options, tmp
     assert encodings_of(path) == [{"batch_s": 5.0}] * 5
     with Store(path) as store:
         assert describe(store)["encodings"] == [{"n_shards": 5, "batch_s": 5.0}]
-        assert "  encoded         in float32, 5 s of audio together\n" in describe_text(store)
+        assert "  encoded         in float32, 5 s of audio together" in describe_text(store).splitlines()
         assert "batch_s" not in store.json_attribute("build_options")
     verify_store(path, full=True)
     export_store(path, tmp_path / "copy.zarr")

@@ -110,6 +110,17 @@ def test_a_batch_of_real_speech_has_the_codes_of_one_at_a_time_but_for_near_ties
     assert np.concatenate(margins).max(initial=0) < NEAR_TIE
 
 
+def test_latents_in_a_batch_are_those_of_one_at_a_time_but_for_rounding(codec):
+    """What the codes of a frame depend on, without the ties."""
+    samples = [tones(n * HOP, RATE, n) for n in (7, 40, 130, 300)]
+    _, together = codec._encode(samples)
+    for item, found in zip(samples, together, strict=True):
+        _, expected = codec.encode_with_latents(item)
+        np.testing.assert_allclose(
+            found.T.numpy()[: len(expected)], expected, rtol=0, atol=2e-5 * np.sqrt(np.square(expected).mean())
+        )
+
+
 def test_an_utterance_too_short_to_be_padded_goes_alone(codec, monkeypatch):
     """A beginning of up to six frames is padded with a reflection of what follows: in a batch, of other zeros."""
     lengths = []

@@ -190,6 +190,30 @@ def test_the_next_window_is_taken_while_one_is_encoded(monkeypatch):
         np.testing.assert_array_equal(codes, expected)
 
 
+class Counting(BatchTiny):
+    """Lets its first batch be waited for, and ends it when told to."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.is_encoding, self.may_end = threading.Event(), threading.Event()
+
+    def encode_batch(self, samples):
+        self.is_encoding.set()
+        assert self.may_end.wait(20)
+        return super().encode_batch(samples)
+
+
+def test_the_thread_ends_after_the_batch_under_way():
+    codec = Counting(codebooks(), "untrained", "")
+    window = list(enumerate(some(*[1.0] * 8)))
+    running = Encoder({"tiny": codec}, batch_s=2.0).run(iter([window, window]), is_ahead=True)
+    next(running)
+    assert codec.is_encoding.wait(20)
+    threading.Timer(0.2, codec.may_end.set).start()
+    running.close()
+    assert len(codec.batches) == 1
+
+
 @pytest.mark.parametrize("is_ahead", [True, False])
 def test_what_goes_wrong_while_encoding_is_raised_where_it_is_waited_for(codec, monkeypatch, is_ahead):
     monkeypatch.setattr(BatchTiny, "most_s", 0.0)
