@@ -10,13 +10,13 @@ from typing import Any
 
 from featstore import trust
 from featstore.atomic import discard_leftovers, rename
+from featstore.batches import choose_batch_s
 from featstore.codecs.base import Codec
 from featstore.codecs.choose import WeightsRequest, check_weights, find_checkpoint
 from featstore.codecs.device import choose_device, describe_device
 from featstore.codecs.precision import check_precision, measure_changes, set_precision
 from featstore.codecs.registry import codec_family
 from featstore.corpora.base import Utterance
-from featstore.encode import choose_batch_s
 from featstore.errors import StoreError
 from featstore.header import SkippedRow, read_skipped, read_utterances
 from featstore.inputs import check_same_inputs, hash_inputs

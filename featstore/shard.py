@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.atomic import discard_leftovers
+from featstore.batches import windows
 from featstore.codecs.base import Codec
 from featstore.corpora.base import Utterance
-from featstore.encode import Encoder, UtteranceFrames, windows
+from featstore.encode import Encoder, UtteranceFrames
 from featstore.errors import DeviceMemoryError, StoreError, UtteranceError
 from featstore.extract import PreparedUtterance, clocks_of
 from featstore.header import (

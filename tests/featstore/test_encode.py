@@ -5,9 +5,10 @@ import threading
 import numpy as np
 import pytest
 
+from featstore.batches import BATCH_S, choose_batch_s, make_batches, windows
 from featstore.codecs.base import BatchCodec, PrecisionCodec
 from featstore.corpora.base import Utterance
-from featstore.encode import BATCH_S, Encoder, choose_batch_s, make_batches, windows
+from featstore.encode import Encoder
 from featstore.errors import DeviceMemoryError, StoreError, UtteranceError
 from featstore.extract import FrameLabels, PreparedUtterance
 from featstore.header import InputHashes
@@ -188,6 +189,19 @@ def test_the_next_window_is_taken_while_one_is_encoded(monkeypatch):
         codes_of(item for _, outcomes in found for item in outcomes), encoded_alone(items), strict=True
     ):
         np.testing.assert_array_equal(codes, expected)
+
+
+@pytest.mark.parametrize("is_ahead", [True, False])
+def test_what_is_ready_when_the_workers_fail_is_encoded_before_that_is_raised(codec, is_ahead):
+    def given():
+        yield [(0, prepared(1.0))]
+        yield [(1, prepared(1.0, 1))]
+        raise StoreError("worker processes keep ending")
+
+    found = []
+    with pytest.raises(StoreError, match="keep ending"):
+        found.extend(outcomes() for _, outcomes in Encoder({"tiny": codec}, batch_s=2.0).run(given(), is_ahead))
+    assert len(found) == 2
 
 
 class Counting(BatchTiny):
