@@ -8,7 +8,7 @@ import pytest
 from featstore.build import build_store
 from featstore.codecs import precision as precision_module
 from featstore.codecs.precision import check_precision
-from featstore.describe import describe, describe_text
+from featstore.describe import _encoding_lines, _json_object, describe, describe_text
 from featstore.errors import FeatstoreError, StoreError
 from featstore.export import export_store
 from featstore.header import read_shards
@@ -20,7 +20,7 @@ from featstore.verify import verify_store
 from tests.support import batch_codec, tiny_codec
 from tests.support.batch_codec import BatchTiny
 from tests.support.builds import tiny_build
-from tests.support.command_line import corpus_options, run
+from tests.support.command_line import corpus_options, run, run_well
 
 
 @pytest.fixture
@@ -137,6 +137,33 @@ def test_a_device_that_fills_up_in_the_middle_keeps_the_shards_before(options, m
     result = build_store(plan)
     assert result.n_reused >= 2
     assert result.skipped == {}
+
+
+def test_the_command_line_takes_both_and_inspect_shows_them(options, tiny_corpus, tmp_path):
+    arguments = [*corpus_options(tiny_corpus), "--codec", "tiny", "--weights", "untrained", "--device", "cpu"]
+    path = tmp_path / "cli.h5"
+    run_well("build-store", *arguments, "--batch-seconds", "7.5", "--precision", "bf16", "--output", path)
+    shown = json.loads(run_well("inspect", path, "--json").stdout)["encodings"]
+    assert [(way["batch_s"], way["precision"], list(way["changed_codes"])) for way in shown] == [
+        (7.5, "bf16", ["tiny"])
+    ]
+    assert "in bf16, 7.5 s of audio together" in run_well("inspect", path).stdout
+    for wrong in (("--batch-seconds", "-1"), ("--batch-seconds", "1801"), ("--precision", "fp8")):
+        assert wrong[0] in run("build-store", *arguments, *wrong, "--output", path).usage_error
+
+
+def test_what_a_stranger_says_of_encoding_is_shown_only_where_it_makes_sense():
+    for text in ("", "{", "[1]", "3"):
+        assert _json_object(text) == {}
+    ways = [
+        {"n_shards": 1, "batch_s": "many", "precision": ["x"], "changed_codes": {"tiny": ["all"]}},
+        {"n_shards": 1, "changed_codes": 5},
+        {"n_shards": 1},
+    ]
+    assert _encoding_lines(ways) == [
+        "  encoded         in ['x'] (1 shard)",
+        "  encoded         in float32 (1 shard)",
+    ]
 
 
 def test_latents_and_batches_are_not_asked_together(options):
