@@ -4,6 +4,7 @@ import logging
 import warnings
 
 from featstore.errors import FeatstoreError
+from featstore.safe_text import printable
 from featstore.torch_device import torch_device, try_device
 
 LOG = logging.getLogger(__name__)
@@ -25,17 +26,19 @@ def choose_device(name: str) -> str:
         return name
     import torch
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what it would say is said below, in one line
+    with warnings.catch_warnings(record=True) as caught:  # of a driver that torch cannot use
+        warnings.simplefilter("always")
         n_gpus = torch.cuda.device_count()
-    if n_gpus == 0:
-        return "cpu"
-    try:
-        try_device(torch_device("cuda"))
-    except FeatstoreError as error:
-        LOG.warning("note: encoding on the CPU, as no GPU can be used: %s", error)
-        return "cpu"
-    return "cuda"
+    problem: object = caught[0].message if caught else None
+    if n_gpus:
+        try:
+            try_device(torch_device("cuda"))
+            return "cuda"
+        except FeatstoreError as error:
+            problem = error
+    if problem is not None:
+        LOG.warning("note: encoding on the CPU, as no GPU can be used: %s", printable(problem, 500))
+    return "cpu"
 
 
 def describe_device(device: str) -> str:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from featstore.codecs.base import Precision
 from featstore.codecs.kmeans import residual_kmeans
 from featstore.codecs.weights import first_line
-from featstore.errors import DeviceMemoryError, WeightsError
+from featstore.errors import DeviceMemoryError, UtteranceError, WeightsError
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +45,10 @@ def exact_float32() -> Iterator[None]:
 
 @contextlib.contextmanager
 def lower_precision(precision: Precision, device: "torch.device") -> Iterator[None]:
-    """Let products be computed in TF32 or bfloat16, where that is asked for; sums stay in float32."""
+    """Let products be computed in TF32 or bfloat16, where that is asked for; sums stay in float32.
+
+    bfloat16 is torch's autocast, which runs cuDNN's LSTM in float16: finer, but it overflows above 65504.
+    """
     import torch
 
     if precision == "bf16":
@@ -106,12 +109,16 @@ def codes_and_latents(
     Raises
     ------
     DeviceMemoryError
+    UtteranceError
+        When the latents overflow in bf16.
     """
 
     def compute() -> "tuple[NDArray[np.uint16], torch.Tensor]":
         with exact_float32():
             with lower_precision(precision, device):
                 latents = encoder(batch_on(device, samples, n_samples)).float()
+            if precision == "bf16" and not bool(latents.isfinite().all()):
+                raise UtteranceError("the encoder's output overflows in bf16; leave --precision out")
             return quantise(latents).cpu().numpy().astype(np.uint16), latents
 
     return _within_memory(compute, device)

@@ -13,7 +13,7 @@ from featstore.audio import resample
 from featstore.codecs import encodec as our_encodec
 from featstore.codecs import weights
 from featstore.codecs.base import Checkpoint
-from featstore.errors import DeviceMemoryError, FeatstoreError, WeightsError
+from featstore.errors import DeviceMemoryError, FeatstoreError, UtteranceError, WeightsError
 from tests.support.codec_contract import CodecContract, tones
 from tests.support.near_ties import NEAR_TIE, tie_margins
 
@@ -178,6 +178,15 @@ def test_bfloat16_changes_latents_a_little_and_the_search_not_at_all(codec, monk
     assert (codes != expected).any()
     monkeypatch.setattr(codec, "precision", "float32")
     np.testing.assert_array_equal(codec.encode(samples), expected)
+
+
+def test_latents_that_overflow_in_bfloat16_are_told(codec, monkeypatch):
+    samples = tones(40 * HOP, RATE, 8)
+    monkeypatch.setattr(codec, "precision", "bf16")
+    forward = codec.model.encoder.forward
+    monkeypatch.setattr(codec.model.encoder, "forward", lambda batch: forward(batch) * float("inf"))
+    with pytest.raises(UtteranceError, match="the encoder's output overflows in bf16; leave --precision out"):
+        codec.encode(samples)
 
 
 @pytest.mark.gpu

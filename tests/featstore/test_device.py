@@ -96,10 +96,17 @@ def test_auto_takes_the_cpu_where_no_gpu_works_and_says_so_once(gpus, broken, ca
     assert choose_device("auto") == "cpu"
     (record,) = caplog.records
     assert record.message.startswith("note: encoding on the CPU, as no GPU can be used: --device cuda")
-    caplog.clear()
+
+
+def test_auto_says_what_torch_warns_of_and_nothing_where_there_is_no_gpu(gpus, caplog, monkeypatch):
     gpus(0)
     assert choose_device("auto") == "cpu"
     assert not caplog.records
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: warnings.warn(TOO_OLD, UserWarning, stacklevel=1) or 0)
+    assert choose_device("auto") == "cpu"
+    assert [record.message for record in caplog.records] == [
+        f"note: encoding on the CPU, as no GPU can be used: {TOO_OLD}"
+    ]
 
 
 def test_auto_takes_a_gpu_that_works(gpus, monkeypatch):
