@@ -249,15 +249,14 @@ def _load(name: str, request: WeightsRequest, plan: BuildPlan, device: str) -> C
 
 
 def _job(plan: BuildPlan, codecs: Mapping[str, Codec], device: str) -> ShardJob:
+    options = plan.options
     weights = {name: f"{codec.weights} {codec.weights_sha256}" for name, codec in sorted(codecs.items())}
     attributes = {
-        "corpus": {"name": "librispeech layout", "split": plan.options.split, "n_scanned": len(plan.scanned)},
-        "build_options": recorded_options(plan.options, weights),
+        "corpus": {"name": "librispeech layout", "split": options.split, "n_scanned": len(plan.scanned)},
+        "build_options": recorded_options(options, weights),
         "producer_versions": producer_versions(_PACKAGES),
     }
-    options = plan.options
     batch_s = 0.0 if options.store_latents else choose_batch_s(options.batch_s, codecs, device)
-    encoding = {"batch_s": batch_s} if batch_s else {}
     return ShardJob(
         codecs,
         plan.split,
@@ -266,7 +265,7 @@ def _job(plan: BuildPlan, codecs: Mapping[str, Codec], device: str) -> ShardJob:
         attributes,
         options.store_latents,
         batch_s,
-        encoding,
+        encoding={"batch_s": batch_s} if batch_s else {},
     )
 
 

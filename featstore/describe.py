@@ -1,6 +1,7 @@
 """A store in words and numbers, for people and scripts."""
 
 import json
+from collections import Counter
 from typing import Any
 
 from featstore.header import read_shards
@@ -70,15 +71,15 @@ def weights_text(codec: str, weights: str) -> str:
 
 
 def _encodings(store: Store) -> list[dict[str, Any]]:
-    """Return how the store was encoded, each way once, with the number of shards: by one utterance in float32 is {}."""
-    ways = [row.encoding for row in read_shards(store)]
-    return [{"n_shards": ways.count(way), **_json_object(way)} for way in dict.fromkeys(ways)]
+    """Return each way in which shards were encoded, and of how many; for the usual one that number alone."""
+    ways = Counter(row.encoding for row in read_shards(store))
+    return [_json_object(way) | {"n_shards": n} for way, n in ways.items()]
 
 
 def _json_object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError:  # a store may come from anyone
+    except (ValueError, RecursionError):  # a store may come from anyone
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -88,15 +89,19 @@ def _encoding_lines(encodings: list[dict[str, Any]]) -> list[str]:
     for way in encodings:
         if way.keys() == {"n_shards"}:
             continue
-        together = f", {way['batch_s']:g} s of audio together" if isinstance(way.get("batch_s"), (int, float)) else ""
+        together = f", {way['batch_s']:g} s of audio together" if _is_small(way.get("batch_s")) else ""
         which = f" ({counted(way['n_shards'], 'shard')})" if len(encodings) > 1 else ""
         precision = way.get("precision", "float32")
         lines.append(f"  encoded         in {precision}{together}{which}")
         changed = way.get("changed_codes")
         for codec, shares in (changed if isinstance(changed, dict) else {}).items():
-            if isinstance(shares, list) and all(isinstance(share, (int, float)) for share in shares):
+            if isinstance(shares, list) and all(map(_is_small, shares)):
                 lines.append(f"                  {changes_text(codec, precision, shares)}")
     return lines
+
+
+def _is_small(value: Any) -> bool:
+    return isinstance(value, (int, float)) and 0 <= value <= 1e6
 
 
 def _container(found: dict[str, Any]) -> str:

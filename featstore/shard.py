@@ -189,7 +189,7 @@ def build_shards(
             for window, outcomes in encoder.run(prepared, is_ahead):
                 index = places[window[0][0]][0]
                 shard = gathered[index]
-                total += shard.encode([(places[which][1], item) for which, item in window], outcomes)
+                total += shard.take([(places[which][1], item) for which, item in window], outcomes)
                 n_done += len(window)
                 if shard.is_complete:
                     waits = {stage: value - before[stage] for stage, value in pipeline.stopwatch.seconds.items()}
@@ -222,7 +222,7 @@ class _Gathered:
     def is_complete(self) -> bool:
         return len(self._done) + self._n_skipped == len(self.slice.utterances)
 
-    def encode(
+    def take(
         self,
         window: Sequence[tuple[int, PreparedUtterance]],
         outcomes: Callable[[], Sequence[UtteranceFrames | UtteranceError]],

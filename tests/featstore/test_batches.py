@@ -153,11 +153,11 @@ def test_the_command_line_takes_both_and_inspect_shows_them(options, tiny_corpus
 
 
 def test_what_a_stranger_says_of_encoding_is_shown_only_where_it_makes_sense():
-    for text in ("", "{", "[1]", "3"):
+    for text in ("", "{", "[1]", "3", "[" * 100_000, "1" * 5_000):
         assert _json_object(text) == {}
     ways = [
         {"n_shards": 1, "batch_s": "many", "precision": ["x"], "changed_codes": {"tiny": ["all"]}},
-        {"n_shards": 1, "changed_codes": 5},
+        {"n_shards": 1, "batch_s": 10**400, "changed_codes": 5},
         {"n_shards": 1},
     ]
     assert _encoding_lines(ways) == [
