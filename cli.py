@@ -163,6 +163,20 @@ build_options = options(
         show_default=True,
         help="Pitch tracker; praat needs the extra rvqprobe[praat].",
     ),
+    click.option(
+        "--batch-seconds",
+        "batch_s",
+        type=click.FloatRange(0, 1800),
+        help="Audio that goes through a network together, padding included; 0 for one utterance at a time. "
+        "[default: 0 on a CPU, else 160]",
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(["float32", "tf32", "bf16"]),
+        default="float32",
+        show_default=True,
+        help="Of the networks; another than float32 changes codes, and the store says how many.",
+    ),
 )
 probe_options = options(
     click.option(

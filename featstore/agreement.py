@@ -44,6 +44,26 @@ def check_same_codecs(parts: "Sequence[Part]") -> None:
                 raise StoreError(f"{part.path}:/codecs/{name}: codebooks differ from those in {first.path}")
 
 
+def check_same_precision(parts: "Sequence[Part]") -> None:
+    """Refuse parts that were encoded in different precisions: their codes differ by more than near ties.
+
+    Raises
+    ------
+    StoreError
+    """
+    seen = [
+        (str(options.get("precision", "float32")), part.path)
+        for part in parts
+        for options in builds_of(part.header.attributes["build_options"])
+    ]
+    for precision, path in seen:
+        if precision != seen[0][0]:
+            raise StoreError(
+                f"{path}: was encoded in {precision}, {seen[0][1]} in {seen[0][0]}; build one of them again with the "
+                "other's --precision"
+            )
+
+
 def check_same_splits(parts: "Sequence[Part]") -> None:
     """Refuse parts of one corpus that were split in different ways: an utterance here would train, there evaluate.
 

@@ -4,15 +4,17 @@ import contextlib
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from featstore import trust
 from featstore.atomic import discard_leftovers, rename
+from featstore.batches import choose_batch_s
 from featstore.codecs.base import Codec
 from featstore.codecs.choose import WeightsRequest, check_weights, find_checkpoint
 from featstore.codecs.device import choose_device, describe_device
+from featstore.codecs.precision import check_precision, measure_changes, set_precision
 from featstore.codecs.registry import codec_family
 from featstore.corpora.base import Utterance
 from featstore.errors import StoreError
@@ -91,8 +93,10 @@ def _no_progress(done: int, total: int, what: str, note: str = "") -> None:
 def _build(plan: BuildPlan, report: Progress) -> BuildResult:
     options = plan.options
     device = choose_device(options.device)
+    check_precision(options.precision, device)
     codecs = {name: _load(name, request, plan, device) for name, request in options.weights.items()}
-    job = _job(plan, codecs, describe_device(device))
+    set_precision(codecs.values(), options.precision)
+    job = _job(plan, codecs, device)
     if options.shard:
         return _build_one(plan, job, options.shard[0] - 1, report)
     discard_leftovers(options.output, is_alone=True)
@@ -184,7 +188,7 @@ def _take_up(plan: BuildPlan, job: ShardJob, there: Built, report: Progress) -> 
     asked = job.attributes["build_options"]
     there_already = [find_finished(slice_.path, asked, slice_.utterances) for slice_ in slices]
     left = [slice_ for slice_, done in zip(slices, there_already, strict=True) if done is None or done.repaired]
-    result.seconds = build_shards(left, job, 0, _counting(report, 0, len(again)))
+    result.seconds = build_shards(left, _measured(plan, job, left), 0, _counting(report, 0, len(again)))
     result.n_built = len(left)
     skipped = dict(there.skipped)
     n_new = 0
@@ -245,13 +249,33 @@ def _load(name: str, request: WeightsRequest, plan: BuildPlan, device: str) -> C
 
 
 def _job(plan: BuildPlan, codecs: Mapping[str, Codec], device: str) -> ShardJob:
+    options = plan.options
     weights = {name: f"{codec.weights} {codec.weights_sha256}" for name, codec in sorted(codecs.items())}
     attributes = {
-        "corpus": {"name": "librispeech layout", "split": plan.options.split, "n_scanned": len(plan.scanned)},
-        "build_options": recorded_options(plan.options, weights),
+        "corpus": {"name": "librispeech layout", "split": options.split, "n_scanned": len(plan.scanned)},
+        "build_options": recorded_options(options, weights),
         "producer_versions": producer_versions(_PACKAGES),
     }
-    return ShardJob(codecs, plan.split, plan.options.f0, device, attributes, plan.options.store_latents)
+    batch_s = 0.0 if options.store_latents else choose_batch_s(options.batch_s, codecs, device)
+    return ShardJob(
+        codecs,
+        plan.split,
+        options.f0,
+        describe_device(device),
+        attributes,
+        options.store_latents,
+        batch_s,
+        encoding={"batch_s": batch_s} if batch_s else {},
+    )
+
+
+def _measured(plan: BuildPlan, job: ShardJob, slices: Sequence[Slice]) -> ShardJob:
+    """Return the job with what its precision changes, where it is not float32 and there is something to encode."""
+    precision = plan.options.precision
+    if precision == "float32" or not any(slice_.utterances for slice_ in slices):
+        return job
+    changes = measure_changes(job.codecs, plan.scanned, plan.options.seed, precision)
+    return replace(job, encoding={**job.encoding, "precision": precision, "changed_codes": changes})
 
 
 def recorded_options(options: BuildOptions, weights: Mapping[str, str]) -> dict[str, Any]:
@@ -265,6 +289,7 @@ def recorded_options(options: BuildOptions, weights: Mapping[str, str]) -> dict[
         "embeddings": options.embeddings,
         "compression": options.compression,
         **({"store_latents": True} if options.store_latents else {}),
+        **({"precision": options.precision} if options.precision != "float32" else {}),
     }
 
 
@@ -291,7 +316,7 @@ def _build_slices(
         Slice(plan.shard_path(index), plan.slices[index], plan.irregular if index == 0 else {}) for index in indices
     ]
     n_workers = choose_workers(plan.options.workers, sum(len(slice_.utterances) for slice_ in slices), job.device)
-    return build_shards(slices, job, n_workers, _counting(report, n_before, n_total))
+    return build_shards(slices, _measured(plan, job, slices), n_workers, _counting(report, n_before, n_total))
 
 
 def _keep_split(plan: BuildPlan) -> None:

@@ -1,11 +1,14 @@
 """A store in words and numbers, for people and scripts."""
 
+import json
+from collections import Counter
 from typing import Any
 
+from featstore.header import read_shards
 from featstore.safe_text import printable
 from featstore.sizes import in_bytes
 from featstore.store import Store
-from featstore.wording import counted
+from featstore.wording import changes_text, counted
 from featstore.zarr_seal import is_zarr, list_files
 
 _BASELINE_CODEC = "melrvq"  # all its learning is the fit of its codebooks: it is no untrained network
@@ -42,6 +45,7 @@ def describe(store: Store) -> dict[str, Any]:
         "producer": store.attributes["producer"],
         "corpus": store.json_attribute("corpus"),
         "build_options": store.json_attribute("build_options"),
+        "encodings": _encodings(store),
         "n_utterances": store.n_utterances,
         "n_train_utterances": int((split == 0).sum()),
         "n_eval_utterances": int((split == 1).sum()),
@@ -64,6 +68,40 @@ def weights_text(codec: str, weights: str) -> str:
     if weights == "checkpoint":
         return "weights of an own checkpoint"
     return f"{'UNTRAINED' if weights == 'untrained' else weights} weights"
+
+
+def _encodings(store: Store) -> list[dict[str, Any]]:
+    """Return each way in which shards were encoded, and of how many; for the usual one that number alone."""
+    ways = Counter(row.encoding for row in read_shards(store))
+    return [_json_object(way) | {"n_shards": n} for way, n in ways.items()]
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):  # a store may come from anyone
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _encoding_lines(encodings: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for way in encodings:
+        if way.keys() == {"n_shards"}:
+            continue
+        together = f", {way['batch_s']:g} s of audio together" if _is_small(way.get("batch_s")) else ""
+        which = f" ({counted(way['n_shards'], 'shard')})" if len(encodings) > 1 else ""
+        precision = way.get("precision", "float32")
+        lines.append(f"  encoded         in {precision}{together}{which}")
+        changed = way.get("changed_codes")
+        for codec, shares in (changed if isinstance(changed, dict) else {}).items():
+            if isinstance(shares, list) and all(map(_is_small, shares)):
+                lines.append(f"                  {changes_text(codec, precision, shares)}")
+    return lines
+
+
+def _is_small(value: Any) -> bool:
+    return isinstance(value, (int, float)) and 0 <= value <= 1e6
 
 
 def _container(found: dict[str, Any]) -> str:
@@ -89,6 +127,7 @@ def describe_text(store: Store) -> str:
             f"{codec['layout']}{' with latents' if codec['has_latents'] else ''}, {in_bytes(codec['bytes'])}, "
             f"{weights_text(name, codec['weights'])}"
         )
+    lines += _encoding_lines(found["encodings"])
     if found["parts"]:
         absent = f", of which {len(found['absent_parts'])} are not there" if found["absent_parts"] else ""
         lines.append(f"  virtual         over {counted(len(found['parts']), 'part')}{absent}: {found['parts'][0]}, ...")

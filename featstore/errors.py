@@ -19,6 +19,10 @@ class WeightsError(FeatstoreError, ValueError):
     """A codec's weights are missing, damaged or of another model."""
 
 
+class DeviceMemoryError(FeatstoreError, MemoryError):
+    """The device that encodes has too little memory for what it was given."""
+
+
 class UnknownNameError(FeatstoreError, KeyError):
     """A name (codec, F0 method, layer, utterance) that is not known; the message lists the known ones."""
 

@@ -1,7 +1,6 @@
-"""One utterance: audio to labelled samples at every codec's rate, and those to codes.
+"""One utterance: audio to labelled samples at every codec's rate.
 
-`prepare_utterance` is what can be done ahead, in any process and without a codec; `encode_prepared` is the codecs'
-part.
+It is what can be done ahead, in any process and without a codec; `featstore.encode` is the codecs' part.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.audio import read_audio, resample
-from featstore.codecs.base import Codec, LatentCodec, n_frames_of
+from featstore.codecs.base import Codec, n_frames_of
 from featstore.corpora.base import Utterance
 from featstore.errors import UtteranceError
 from featstore.header import InputHashes
@@ -69,29 +68,10 @@ class PreparedUtterance:
     labels: Mapping[str, FrameLabels] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
 
-
-@dataclass(frozen=True)
-class CodecFrames:
-    """Frames of one utterance: codes uint16 (n_layers, n), raw phone labels str (n,), F0 in Hz float32 (n,).
-
-    `latents`: the encoder's output before quantisation, float32 (n, dim), where it was asked for.
-    """
-
-    codes: NDArray[np.uint16]
-    phonemes: NDArray[np.str_]
-    f0_hz: NDArray[np.float32]
-    latents: NDArray[np.float32] | None = None
-
-
-@dataclass(frozen=True)
-class UtteranceFrames:
-    """Everything that is stored of one utterance."""
-
-    utterance: Utterance
-    n_samples: int
-    sample_rate_hz: int
-    inputs: InputHashes
-    codecs: Mapping[str, CodecFrames]
+    @property
+    def duration_s(self) -> float:
+        """Seconds of audio; 0 where it cannot be encoded."""
+        return self.n_samples / self.sample_rate_hz if self.n_samples else 0.0
 
 
 def clocks_of(codecs: Mapping[str, Codec]) -> list[CodecClock]:
@@ -137,46 +117,3 @@ def _prepare(
     inputs = InputHashes(audio.sha256, alignment_sha256)
     n_samples, rate = len(audio.samples), audio.sample_rate_hz
     return PreparedUtterance(utterance, inputs, "", n_samples, rate, samples, labels, stopwatch.seconds)
-
-
-def encode_prepared(
-    prepared: PreparedUtterance, codecs: Mapping[str, Codec], with_latents: bool = False
-) -> UtteranceFrames:
-    """Encode a prepared utterance with every codec.
-
-    Parameters
-    ----------
-    prepared : PreparedUtterance
-    codecs : mapping of str to Codec
-    with_latents : bool
-        Keep the encoders' output as well; every codec is then a `LatentCodec`.
-
-    Raises
-    ------
-    UtteranceError
-        When it cannot be encoded.
-    """
-    if prepared.problem:
-        raise UtteranceError(prepared.problem)
-    frames = {}
-    for name, codec in codecs.items():
-        labels = prepared.labels[name]
-        codes, latents = _encode(name, codec, prepared.samples[codec.sample_rate_hz], with_latents)
-        expected = (len(codec.codebooks), len(labels.f0_hz))
-        assert codes.shape == expected, f"{name} gave codes of shape {codes.shape}, its contract says {expected}"
-        frames[name] = CodecFrames(codes, labels.phonemes, labels.f0_hz, latents)
-    return UtteranceFrames(prepared.utterance, prepared.n_samples, prepared.sample_rate_hz, prepared.inputs, frames)
-
-
-def _encode(
-    name: str, codec: Codec, samples: NDArray[np.float32], with_latents: bool
-) -> tuple[NDArray[np.uint16], NDArray[np.float32] | None]:
-    if not with_latents:
-        return codec.encode(samples), None
-    assert isinstance(codec, LatentCodec), f"{name} gives no latents, its family says it does"
-    codes, latents = codec.encode_with_latents(samples)
-    expected = (codes.shape[1], codec.codebooks.shape[2])
-    assert latents.shape == expected, f"{name} gave latents of shape {latents.shape}, its contract says {expected}"
-    if not np.isfinite(latents).all():  # no store may hold them, and a whole build would end with that
-        raise UtteranceError(f"{name}: expected a finite encoder's output, found NaN or infinity")
-    return codes, latents

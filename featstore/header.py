@@ -12,6 +12,7 @@ from featstore.store import Store
 from schemas.store import store_spec
 
 JSON_ATTRIBUTES = ("corpus", "build_options", "producer_versions")
+SHARD_OPTIONAL = ("encoding",)  # columns that are absent where every row has the default
 
 
 class InputHashes(NamedTuple):
@@ -59,7 +60,8 @@ class ShardRow:
     """Where and when a range of utterances was made; times in ISO 8601, UTC.
 
     `content_digest` is that of the shard as it was merged; empty in the shard itself, and where not all of the shard
-    is in the store. `seconds_by_stage` is a JSON object: what its build spent its time on.
+    is in the store. `seconds_by_stage` is a JSON object: what its build spent its time on; so is `encoding`: how, where
+    it was not one utterance at a time in float32.
     """
 
     host: str
@@ -69,6 +71,7 @@ class ShardRow:
     job_id: str
     content_digest: str = ""
     seconds_by_stage: str = "{}"
+    encoding: str = "{}"
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def read_header(store: Store) -> StoreHeader:
         utterances=read_utterances(store),
         skipped=read_skipped(store),
         phonemes=store.strings("vocab/phonemes"),
-        shards=[ShardRow(*row) for row in _rows(store, "shards", ShardRow)],
+        shards=read_shards(store),
         codecs=[_codec_header(store, name) for name in store.codec_names],
         attributes={name: store.json_attribute(name) for name in JSON_ATTRIBUTES},
         parts=store.parts,
@@ -126,6 +129,17 @@ def read_skipped(store: Store) -> dict[str, SkippedRow]:
     """Return the skipped utterances of an open store, by id."""
     rows = _rows(store, "skipped", SkippedRow)
     return {id_: SkippedRow(*row) for id_, row in zip(store.strings("skipped/id"), rows, strict=True)}
+
+
+def read_shards(store: Store) -> list[ShardRow]:
+    """Return where and how each part of an open store was made."""
+    columns = {
+        name: _column(store, f"shards/{name}")
+        for name in ShardRow.__dataclass_fields__
+        if name not in SHARD_OPTIONAL or store.has(f"shards/{name}")
+    }
+    rows = zip(*columns.values(), strict=True)
+    return [ShardRow(**dict(zip(columns, row, strict=True))) for row in rows]
 
 
 def _rows(store: Store, group: str, kind: Any) -> list[tuple[Any, ...]]:

@@ -9,7 +9,14 @@ from typing import Any, get_args
 
 import numpy as np
 
-from featstore.agreement import builds_of, check_same_codecs, check_same_splits, find_repeated, own_digests
+from featstore.agreement import (
+    builds_of,
+    check_same_codecs,
+    check_same_precision,
+    check_same_splits,
+    find_repeated,
+    own_digests,
+)
 from featstore.atomic import discard_leftovers
 from featstore.completeness import missing_shards, missing_utterances
 from featstore.copying import copy_frames, copy_latents
@@ -85,10 +92,12 @@ def merge_stores(
     Raises
     ------
     StoreError
-        When there is nothing to merge, a part is damaged, or parts disagree: on an utterance, codecs, split or options.
+        When there is nothing to merge, a part is damaged, or parts disagree: on an utterance, codecs, precision,
+        split or options.
     """
     headers = _read_parts(parts, output)
     check_same_codecs(headers)
+    check_same_precision(headers)
     check_same_splits(headers)
     headers = [replace(part, repeated=ids) for part, ids in zip(headers, find_repeated(headers), strict=True)]
     _warn_of_missing(headers)

@@ -62,6 +62,7 @@ def _first_line(plan: BuildPlan) -> str:
             )
         return _line("nothing to do", f"{target} is already built from these inputs{part}")
     with_latents = " with latents" if options.store_latents else ""
+    with_latents += f" in {options.precision}" if options.precision != "float32" else ""
     layout = f"{'factored' if part else options.embeddings}{with_latents}"
     layout += " until it is merged" if part else f", {options.compression}"
     return _line("would build", f"{target} ({layout}){part}")

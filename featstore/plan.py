@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from featstore.codecs.base import Precision
 from featstore.codecs.choose import WeightsRequest
 from featstore.codecs.registry import codec_family
 from featstore.corpora.base import Utterance
@@ -50,6 +51,8 @@ class BuildOptions:
     retry_skipped: bool = False
     workers: int | None = None
     store_latents: bool = False
+    batch_s: float | None = None
+    precision: Precision = "float32"
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,10 @@ class BuildPlan:
         staged = [self.staged_path, *self.staged_path.parent.glob(f".{glob.escape(self.staged_path.name)}.*.partial")]
         n_bytes = sum(path.stat().st_size for path in staged if has_merge and path.is_file())
         n_utterances = len(self.utterances)
-        return WorkLeft(options.output, options.embeddings, self.sizes, n_utterances, slices, has_merge, n_bytes)
+        batch_s = (options.batch_s or 0.0) if options.device in ("auto", "cpu") else 0.0
+        return WorkLeft(
+            options.output, options.embeddings, self.sizes, n_utterances, slices, has_merge, n_bytes, batch_s
+        )
 
 
 @dataclass
@@ -173,6 +179,10 @@ def _check_options(options: BuildOptions) -> None:
         raise StoreError(
             f"--store-latents: expected codecs that give their encoder's output, found {', '.join(without)}, which "
             f"{'does' if len(without) == 1 else 'do'} not; leave the option out, or choose other codecs with --codec"
+        )
+    if options.store_latents and options.batch_s:
+        raise StoreError(
+            "--batch-seconds with --store-latents: latents are taken one utterance at a time; leave one out"
         )
     if not 0 <= options.eval_frac < 1:
         raise StoreError(f"--eval-frac {options.eval_frac}: expected a share from 0 to below 1")

@@ -41,6 +41,9 @@ class Pool:
         How often a call is handed out again when its worker has died; a new worker takes the dead one's place.
     timeout_s : float or None
         After so many seconds without an answer a worker counts as dead, and is killed.
+    most_ahead : int or None
+        How many calls may be handed out after the oldest one that has no answer: a slow one would else let answers to
+        any number of later ones pile up with whoever wants them in order.
     is_finishing : bool
         Workers do not heed SIGTERM, which batch systems send to all processes: they end what they do, and with their
         parent.
@@ -53,9 +56,11 @@ class Pool:
         n_retries: int = 0,
         timeout_s: float | None = None,
         *,
+        most_ahead: int | None = None,
         is_finishing: bool = False,
     ) -> None:
         self.n_workers = n_workers
+        self._most_ahead = most_ahead
         self._is_finishing = is_finishing
         self._make, self._n_retries, self._timeout_s = make, n_retries, timeout_s
         self._context = multiprocessing.get_context("spawn")  # forking a process that has HDF5 files open is not safe
@@ -106,14 +111,14 @@ class Pool:
             What a call raised, or what `_out_of_memory` or `_died` make of it.
         """
         assert self._workers, "a pool whose worker has died for good has nobody to answer"
-        waiting = enumerate(calls)
+        waiting = _Waiting(calls)
         busy: dict[Connection, _Task] = {}
-        for pipe in list(self._workers):
-            self._hand_out(pipe, waiting, busy)
-        return self._answers(waiting, busy)
+        idle = list(self._workers)
+        self._hand_out(idle, waiting, busy)
+        return self._answers(waiting, busy, idle)
 
     def _answers(
-        self, waiting: Iterator[tuple[int, Call]], busy: "dict[Connection, _Task]"
+        self, waiting: "_Waiting", busy: "dict[Connection, _Task]", idle: list[Connection]
     ) -> Iterator[tuple[int, Any]]:
         error: Exception | None = None
         while busy:
@@ -130,7 +135,8 @@ class Pool:
                     continue
                 error = error or failure
                 if error is None:
-                    self._hand_out(pipe, waiting, busy)
+                    idle.append(pipe)
+                    self._hand_out(idle, waiting, busy)
                 if failure is None:
                     yield task.index, answer
         if error is not None:
@@ -162,11 +168,19 @@ class Pool:
                 task.is_late = True
                 self._workers[pipe].kill()
 
-    def _hand_out(self, pipe: Connection, waiting: Iterator[tuple[int, Call]], busy: "dict[Connection, _Task]") -> None:
-        following = next(waiting, None)
-        if following is not None:
-            busy[pipe] = _Task(*following)
-            _send(pipe, busy[pipe])
+    def _hand_out(self, idle: list[Connection], waiting: "_Waiting", busy: "dict[Connection, _Task]") -> None:
+        while idle and not self._is_far_ahead(waiting, busy):
+            task = waiting.next_task()
+            if task is None:
+                return
+            pipe = idle.pop()
+            busy[pipe] = task
+            _send(pipe, task)
+
+    def _is_far_ahead(self, waiting: "_Waiting", busy: "dict[Connection, _Task]") -> bool:
+        if self._most_ahead is None or not busy:
+            return False
+        return waiting.n_taken - min(task.index for task in busy.values()) > self._most_ahead
 
     def _receive(self, pipe: Connection, task: "_Task") -> tuple[Connection, Any, Exception | None]:
         """Return the pipe to use from now on, the answer, and what is wrong if there is none."""
@@ -256,6 +270,20 @@ class _Task:
 
     def begin_again(self) -> None:
         self.n_tries, self.is_late, self._begun = self.n_tries + 1, False, time.monotonic()
+
+
+class _Waiting:
+    """Calls that nobody has yet, and how many have been taken."""
+
+    def __init__(self, calls: Iterable[Call]) -> None:
+        self._calls, self.n_taken = iter(calls), 0
+
+    def next_task(self) -> _Task | None:
+        call = next(self._calls, None)
+        if call is None:
+            return None
+        self.n_taken += 1
+        return _Task(self.n_taken - 1, call)
 
 
 def _send(pipe: Connection, task: _Task) -> None:

@@ -72,6 +72,8 @@ class WorkLeft:
         Whether the shards are then merged into the result; not with ``--shard``.
     bytes_to_be_freed : int
         Of leftovers that are removed before they could be in the way.
+    batch_s : float
+        Seconds of audio that the CPU encodes together.
     """
 
     output: Path
@@ -81,6 +83,7 @@ class WorkLeft:
     slices: Sequence[int]
     has_merge: bool
     bytes_to_be_freed: int = 0
+    batch_s: float = 0.0
 
     @property
     def is_done(self) -> bool:
@@ -118,7 +121,8 @@ class WorkLeft:
             return 0  # merging takes tens of megabytes, whatever the size
         networks = [_NETWORKS[name] for name in self.sizes.n_frames if name in _NETWORKS]
         loaded = sum(network.loaded for network in networks)
-        peak = max((max(n.loading, int(n.a_second * self.sizes.longest_s)) for n in networks), default=0)
+        encoded_s = max(self.sizes.longest_s, self.batch_s)
+        peak = max((max(n.loading, int(n.a_second * encoded_s)) for n in networks), default=0)
         return _BYTES_OF_PROCESS + loaded + peak + self.bytes_of_frames_in_memory
 
     @property

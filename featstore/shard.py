@@ -16,12 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.atomic import discard_leftovers
+from featstore.batches import windows
 from featstore.codecs.base import Codec
 from featstore.corpora.base import Utterance
-from featstore.errors import StoreError, UtteranceError
-from featstore.extract import PreparedUtterance, UtteranceFrames, clocks_of, encode_prepared
+from featstore.encode import Encoder, UtteranceFrames
+from featstore.errors import DeviceMemoryError, StoreError, UtteranceError
+from featstore.extract import PreparedUtterance, clocks_of
 from featstore.header import (
     CodecHeader,
+    InputHashes,
     ShardRow,
     SkippedRow,
     StoreHeader,
@@ -37,7 +40,8 @@ from featstore.store import Store
 from featstore.writer import LAYOUT_OPTIONS, ShardFrames
 
 LOG = logging.getLogger(__name__)
-_WHERE_ABSENT = {"store_latents": False}  # recorded only where it is true: stores built before there was one have none
+# Recorded only where they are other: stores built before there was a choice have none.
+_WHERE_ABSENT = {"store_latents": False, "precision": "float32"}
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,10 @@ class ShardJob:
         The root attributes ``corpus``, ``build_options`` and ``producer_versions``.
     with_latents : bool
         Whether the encoders' output is stored too.
+    batch_s : float
+        Seconds of audio that are encoded together, for codecs that can; 0 for one utterance at a time.
+    encoding : mapping
+        What `ShardRow.encoding` records.
     """
 
     codecs: Mapping[str, Codec]
@@ -63,6 +71,8 @@ class ShardJob:
     device: str
     attributes: Mapping[str, Mapping[str, Any]]
     with_latents: bool = False
+    batch_s: float = 0.0
+    encoding: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -165,6 +175,8 @@ def build_shards(
     places = [(index, place) for index, slice_ in enumerate(slices) for place in range(len(slice_.utterances))]
     gathered = [_Gathered(slice_) for slice_ in slices]
     total = Counter[str]()
+    encoder = Encoder(job.codecs, job.with_latents, job.batch_s)
+    is_ahead = n_workers > 0 and job.batch_s > 0 and not job.device.startswith("cpu")
     try:
         with Pipeline(clocks_of(job.codecs), job.f0_method, n_workers) as pipeline:
             for shard in gathered:
@@ -172,17 +184,22 @@ def build_shards(
                     pipeline.write(shard.slice.path, shard.frames(job, {}))
             before = Counter(pipeline.stopwatch.seconds)
             flat = [utterance for slice_ in slices for utterance in slice_.utterances]
-            for n_done, (which, prepared) in enumerate(pipeline.prepare(flat), start=1):
-                index, place = places[which]
+            prepared = windows(pipeline.prepare(flat), [index for index, _ in places], job.batch_s)
+            n_done = 0
+            for window, outcomes in encoder.run(prepared, is_ahead):
+                index = places[window[0][0]][0]
                 shard = gathered[index]
-                total += shard.encode(place, prepared, job)
+                total += shard.take([(places[which][1], item) for which, item in window], outcomes)
+                n_done += len(window)
                 if shard.is_complete:
                     waits = {stage: value - before[stage] for stage, value in pipeline.stopwatch.seconds.items()}
                     before = Counter(pipeline.stopwatch.seconds)
                     pipeline.write(shard.slice.path, shard.frames(job, waits), is_last=n_done == len(flat))
                     gathered[index] = _Gathered(shard.slice)  # its frames are on their way
                 pipeline.check()
-                progress(n_done, shares_text(total + Counter(pipeline.stopwatch.seconds)))
+                note = shares_text(total + Counter(pipeline.stopwatch.seconds))
+                for n in range(n_done - len(window), n_done):
+                    progress(n + 1, note)
             pipeline.finish()
             return dict(total + Counter(pipeline.stopwatch.seconds))
     finally:
@@ -205,17 +222,26 @@ class _Gathered:
     def is_complete(self) -> bool:
         return len(self._done) + self._n_skipped == len(self.slice.utterances)
 
-    def encode(self, place: int, prepared: PreparedUtterance, job: ShardJob) -> "Counter[str]":
-        """Encode an utterance, or note why not; returns the seconds of its stages."""
+    def take(
+        self,
+        window: Sequence[tuple[int, PreparedUtterance]],
+        outcomes: Callable[[], Sequence[UtteranceFrames | UtteranceError]],
+    ) -> "Counter[str]":
+        """Wait for what becomes of utterances, by their places in the slice; returns the seconds of their stages."""
         self._started = self._started or _now()
         stopwatch = Stopwatch()
-        try:
-            with stopwatch("encode"):
-                self._done[place] = encode_prepared(prepared, job.codecs, job.with_latents)
-        except UtteranceError as error:
-            self._skipped[prepared.utterance.id] = SkippedRow(str(error), *prepared.inputs)
-            self._n_skipped += 1
-        seconds = Counter({**prepared.seconds, **stopwatch.seconds})
+        with stopwatch("encode"):
+            found = outcomes()
+        seconds = Counter(stopwatch.seconds)
+        for (place, prepared), outcome in zip(window, found, strict=True):
+            seconds += Counter(prepared.seconds)
+            if isinstance(outcome, UtteranceError):
+                # for lack of memory: elsewhere it may be encoded, so it is taken up again as a repaired one is
+                inputs = InputHashes() if isinstance(outcome.__cause__, DeviceMemoryError) else prepared.inputs
+                self._skipped[prepared.utterance.id] = SkippedRow(str(outcome), *inputs)
+                self._n_skipped += 1
+            else:
+                self._done[place] = outcome
         self._seconds += seconds
         return seconds
 
@@ -233,6 +259,7 @@ class _Gathered:
             _now(),
             _job_id(),
             seconds_by_stage=json.dumps(seconds, sort_keys=True),
+            encoding=json.dumps(job.encoding, sort_keys=True),
         )
         header = StoreHeader(
             utterances=[_row(item, job.split) for item in done],

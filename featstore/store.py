@@ -138,6 +138,10 @@ class Store:
         """Parts of a virtual store that are missing or have changed, and what is wrong with each."""
         return find_absent(self.path, self.parts)
 
+    def has(self, path: str) -> bool:
+        """Tell whether there is a dataset at a path below the root."""
+        return path in self._file
+
     def strings(self, path: str) -> list[str]:
         """Return a dataset of strings, e.g. ``utterances/id`` or ``vocab/phonemes``."""
         return [value.decode("utf-8") for value in self.read(path, ())]

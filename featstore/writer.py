@@ -23,7 +23,7 @@ from featstore.atomic import write_once
 from featstore.digest import combined_digest, utterance_digests, wrong_shards
 from featstore.errors import StoreError
 from featstore.guarded_file import GuardedFile, open_guarded
-from featstore.header import CodecHeader, ShardRow, SkippedRow, StoreHeader, UtteranceRow
+from featstore.header import SHARD_OPTIONAL, CodecHeader, ShardRow, SkippedRow, StoreHeader, UtteranceRow
 from featstore.parts import PartRow
 from featstore.reading import BLOCK_FRAMES
 from featstore.seal import SEAL_BYTES, write_seal
@@ -233,6 +233,9 @@ class StoreWriter:
         for group, kind, rows in tables:
             for name in kind.__dataclass_fields__:
                 columns[f"{group}/{name}"] = [getattr(row, name) for row in rows]
+        for name in SHARD_OPTIONAL:
+            if all(getattr(row, name) == getattr(ShardRow, name) for row in header.shards):
+                del columns[f"shards/{name}"]
         columns["utterances/speaker"] = [place[row.speaker] for row in header.utterances]
         columns |= {"vocab/phonemes": list(header.phonemes), "vocab/speakers": speakers}
         for path, values in columns.items():

@@ -197,7 +197,8 @@ def _create(root: Any, array: _Array, compression: Compression) -> Any:
 
 def _tables(source: Store) -> Iterator[_Array]:
     for spec in store_spec().datasets:
-        if spec.required:  # the others are the parts of a virtual store, whose frames are copied
+        # the parts of a virtual store are left out: their frames are copied
+        if spec.required or (source.has(spec.path) and not spec.path.startswith("parts/")):
             yield _table(spec.path, spec, _whole(source, spec))
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 WeightsKind = Literal["pretrained", "checkpoint", "untrained"]
+Precision = Literal["float32", "tf32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,59 @@ class Codec(Protocol):
         ------
         UtteranceError
             Where this audio cannot be encoded (too short for the network, not finite).
+        DeviceMemoryError
+            Where the device has too little memory for it.
         """
         ...
+
+
+@runtime_checkable
+class BatchCodec(Codec, Protocol):
+    """A codec that can encode several utterances at once, which is what keeps a GPU busy.
+
+    Attributes
+    ----------
+    mixes_lengths : bool
+        Whether a batch may hold utterances of different lengths; else all of one have equally many samples.
+    """
+
+    mixes_lengths: bool
+
+    def encode_batch(self, samples: Sequence[NDArray[np.float32]]) -> list[NDArray[np.uint16]]:
+        """Encode utterances together.
+
+        Parameters
+        ----------
+        samples : sequence of float32 arrays of shape (n_samples,)
+            Each as for `encode`.
+
+        Returns
+        -------
+        list of uint16 arrays of shape (n_layers, n_frames)
+            Those of `encode`, by definition. Libraries sum in another order in another shape, so a frame's codes may
+            differ where two codewords are equally near but for rounding, and in the layers after that one.
+
+        Raises
+        ------
+        UtteranceError
+            Where `encode` raises it for any of them.
+        DeviceMemoryError
+            Where they do not fit together; fewer may.
+        """
+        ...
+
+
+@runtime_checkable
+class PrecisionCodec(Codec, Protocol):
+    """A codec whose network can compute in another precision than float32, which is how it is loaded.
+
+    Attributes
+    ----------
+    precision : {"float32", "tf32", "bf16"}
+        Of the network's products; may be set. The search for the nearest codeword stays in float32.
+    """
+
+    precision: Precision
 
 
 @runtime_checkable

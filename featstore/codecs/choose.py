@@ -165,7 +165,8 @@ def _untrained(family: CodecFamily, utterances: Sequence[Utterance], seed: int, 
     else:
         LOG.info("making untrained weights of %s (k-means codebooks on a sample of the corpus) ...", family.name)
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = family.make_untrained(_sample(family, utterances, seed), seed, folder)
+    sample = read_sample(utterances, family.sample_rate_hz, seed, SAMPLE_S)
+    checkpoint = family.make_untrained(sample, seed, folder)
     paths = [path for path in (checkpoint.path, checkpoint.config_path) if path is not None]
     content = {"recipe_sha256": recipe.hexdigest(), "files": {path.name: sha256_of(path) for path in paths}}
     write_text_once(note, json.dumps(content, indent=1) + "\n")
@@ -193,19 +194,27 @@ def _kept(note: Path, recipe: str, folder: Path) -> Checkpoint | None:
     return Checkpoint(path, "untrained", *config_path)
 
 
-def _sample(family: CodecFamily, utterances: Sequence[Utterance], seed: int) -> list[NDArray[np.float32]]:
-    """Read about SAMPLE_S seconds of audio at the codec's rate, utterances in a seeded order."""
-    sample, total_s = [], 0.0
+def read_sample(
+    utterances: Sequence[Utterance], sample_rate_hz: int, seed: int, total_s: float
+) -> list[NDArray[np.float32]]:
+    """Read about `total_s` seconds of audio, utterances in a seeded order, resampled to `sample_rate_hz`.
+
+    Raises
+    ------
+    FeatstoreError
+        When none can be read.
+    """
+    sample, read_s = [], 0.0
     for utterance in sorted(
         utterances, key=lambda item: hashlib.sha256(f"weights\0{seed}\0{item.id}".encode()).digest()
     ):
         try:
             audio = read_audio(utterance.audio_path)
-            sample.append(resample(audio.samples, audio.sample_rate_hz, family.sample_rate_hz))
+            sample.append(resample(audio.samples, audio.sample_rate_hz, sample_rate_hz))
         except UtteranceError:
             continue  # listed with its reason when its own shard is built
-        total_s += len(audio.samples) / audio.sample_rate_hz
-        if total_s >= SAMPLE_S:
+        read_s += len(audio.samples) / audio.sample_rate_hz
+        if read_s >= total_s:
             break
     if not sample:
         raise FeatstoreError("no utterance of the corpus has readable audio: there is nothing to encode")

@@ -1,24 +1,44 @@
 """The device that encodes: chosen once for a build and recorded in the store."""
 
-from featstore.torch_device import torch_device
+import logging
+import warnings
+
+from featstore.errors import FeatstoreError
+from featstore.safe_text import printable
+from featstore.torch_device import torch_device, try_device
+
+LOG = logging.getLogger(__name__)
 
 
 def choose_device(name: str) -> str:
-    """Return the torch device for ``--device``: ``auto`` is CUDA where there is a GPU, else the CPU.
+    """Return the torch device for ``--device``: ``auto`` is CUDA where there is a GPU that works, else the CPU.
 
     MPS is used only when asked for by name: its kernels round differently, and codes are the data.
 
     Raises
     ------
     FeatstoreError
-        When a device was asked for that is not here, whether or not the codecs of the build would use it.
+        When a device was asked for that is not here or does not compute, whether or not the codecs of the build would
+        use it.
     """
     if name != "auto":
-        torch_device(name)
+        try_device(torch_device(name))
         return name
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    with warnings.catch_warnings(record=True) as caught:  # of a driver that torch cannot use
+        warnings.simplefilter("always")
+        n_gpus = torch.cuda.device_count()
+    problem: object = caught[0].message if caught else None
+    if n_gpus:
+        try:
+            try_device(torch_device("cuda"))
+            return "cuda"
+        except FeatstoreError as error:
+            problem = error
+    if problem is not None:
+        LOG.warning("note: encoding on the CPU, as no GPU can be used: %s", printable(problem, 500))
+    return "cpu"
 
 
 def describe_device(device: str) -> str:

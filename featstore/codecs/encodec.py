@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featstore.codecs import torch_support, weights
-from featstore.codecs.base import Checkpoint, CodecFamily, WeightsKind, n_frames_of
+from featstore.codecs.base import Checkpoint, CodecFamily, Precision, WeightsKind, n_frames_of
 from featstore.codecs.signal import crops_to_fit, require_mono, require_n_frames
 from featstore.torch_device import torch_device
 
@@ -20,6 +20,8 @@ SAMPLE_RATE_HZ = 24_000
 HOP_SAMPLES = 320
 N_LAYERS = 8
 BANDWIDTH_KBPS = 6.0
+# The last convolution reaches six frames back, and before the first frame it sees the second to the seventh reflected.
+_FEWEST_FRAMES_TO_PAD = 7
 CHECKPOINT_NAME = "encodec_24khz-d7cc33bc.th"
 CHECKPOINT_SHA256 = "d7cc33bcf1aad7f2dad9836f36431530744abeace3ca033005e3290ed4fa47bf"
 
@@ -36,6 +38,8 @@ class Encodec:
     name = NAME
     sample_rate_hz = SAMPLE_RATE_HZ
     hop_samples = HOP_SAMPLES
+    mixes_lengths = True
+    precision: Precision = "float32"
 
     def __init__(self, model: Any, device: "torch.device", source: Checkpoint, weights_sha256: str) -> None:
         torch_support.freeze(model, device)
@@ -52,28 +56,40 @@ class Encodec:
         The library itself reflects the last samples of an utterance that ends within a hop. Padding with zeros
         changes that last frame only (the network is causal) and makes batches, devices and single runs agree.
         """
-        return self._encode(samples)[0]
+        return self._encode([samples])[0][0]
 
     def encode_with_latents(self, samples: NDArray[np.float32]) -> tuple[NDArray[np.uint16], NDArray[np.float32]]:
         """Return the codes, and what entered the quantiser: float32 of shape (ceil(n_samples / 320), 128)."""
-        codes, latents = self._encode(samples)
+        (codes,), latents = self._encode([samples])
         return codes, np.ascontiguousarray(latents[0].T.cpu().numpy())
 
-    def _encode(self, samples: NDArray[np.float32]) -> "tuple[NDArray[np.uint16], torch.Tensor]":
-        """Return the codes and the encoder's output, a tensor of shape (1, 128, n_frames) on the model's device.
+    def encode_batch(self, samples: Sequence[NDArray[np.float32]]) -> list[NDArray[np.uint16]]:
+        """Return the codes of each, all zero-padded to the longest: what follows an utterance's end comes too late.
+
+        Not so for one so short that its beginning is padded with a reflection of what follows: it goes alone.
+        """
+        is_long = [n_frames_of(item.size, HOP_SAMPLES) >= _FEWEST_FRAMES_TO_PAD for item in samples]
+        together = [item for item, long in zip(samples, is_long, strict=True) if long]
+        codes = iter(self._encode(together)[0] if together else ())
+        return [next(codes) if long else self.encode(item) for item, long in zip(samples, is_long, strict=True)]
+
+    def _encode(self, samples: Sequence[NDArray[np.float32]]) -> "tuple[list[NDArray[np.uint16]], torch.Tensor]":
+        """Return the codes of each, and the encoder's output: (n_utterances, 128, n_frames) on the model's device.
 
         The two steps of the library's own ``encode``, which keeps the second from its caller.
         """
-        import torch
+        samples = [require_mono(item, NAME) for item in samples]
+        n_frames = [n_frames_of(item.size, HOP_SAMPLES) for item in samples]
+        n_padded = max(n_frames) * HOP_SAMPLES
+        codes, latents = torch_support.codes_and_latents(
+            self.model.encoder, self._quantise, samples, n_padded, self._device, self.precision
+        )
+        require_n_frames(codes[:, 0], n_padded, HOP_SAMPLES, NAME)
+        return [np.ascontiguousarray(codes[:, row, :n]) for row, n in enumerate(n_frames)], latents
 
-        samples = require_mono(samples, NAME)
-        padded = np.zeros(n_frames_of(samples.size, HOP_SAMPLES) * HOP_SAMPLES, dtype=np.float32)
-        padded[: samples.size] = samples
-        with torch_support.exact_float32():
-            latents = self.model.encoder(torch.from_numpy(padded)[None, None].to(self._device))
-            codes = self.model.quantizer.encode(latents, self.model.frame_rate, self.model.bandwidth)
-        found = codes[:, 0].cpu().numpy().astype(np.uint16)
-        return require_n_frames(found, samples.size, HOP_SAMPLES, NAME), latents
+    def _quantise(self, latents: "torch.Tensor") -> "torch.Tensor":
+        codes: torch.Tensor = self.model.quantizer.encode(latents, self.model.frame_rate, self.model.bandwidth)
+        return codes
 
 
 def fetch_pretrained() -> Checkpoint:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from featstore.atomic import write_text_once
 from featstore.codecs import torch_support, weights
-from featstore.codecs.base import Checkpoint, CodecFamily, WeightsKind
+from featstore.codecs.base import Checkpoint, CodecFamily, Precision, WeightsKind
 from featstore.codecs.signal import crops_to_fit, require_mono, require_n_frames
 from featstore.errors import WeightsError
 from featstore.json_file import NotJsonError, read_json_object
@@ -76,6 +76,8 @@ class SpeechTokenizer:
     """
 
     name = NAME
+    mixes_lengths = False
+    precision: Precision = "float32"
 
     def __init__(
         self, model: Any, config: dict[str, Any], device: "torch.device", source: Checkpoint, weights_sha256: str
@@ -94,26 +96,30 @@ class SpeechTokenizer:
 
         The utterance goes in exactly as it is: the LSTM runs both ways, so padding would change every frame.
         """
-        return self._encode(samples)[0]
+        return self._encode([samples])[0][0]
 
     def encode_with_latents(self, samples: NDArray[np.float32]) -> tuple[NDArray[np.uint16], NDArray[np.float32]]:
         """Return the codes, and what entered the quantiser: float32 of shape (n_frames, dim), 1024 as released."""
-        codes, latents = self._encode(samples)
+        (codes,), latents = self._encode([samples])
         return codes, np.ascontiguousarray(latents[0].T.cpu().numpy())
 
-    def _encode(self, samples: NDArray[np.float32]) -> "tuple[NDArray[np.uint16], torch.Tensor]":
-        """Return the codes and the encoder's output, a tensor of shape (1, dim, n_frames) on the model's device.
+    def encode_batch(self, samples: Sequence[NDArray[np.float32]]) -> list[NDArray[np.uint16]]:
+        """Return the codes of each; all have equally many samples, so that none is padded."""
+        return self._encode(samples)[0]
+
+    def _encode(self, samples: Sequence[NDArray[np.float32]]) -> "tuple[list[NDArray[np.uint16]], torch.Tensor]":
+        """Return the codes of each, and the encoder's output: (n_utterances, dim, n_frames) on the model's device.
 
         The two steps of the library's own ``encode``, which keeps the second from its caller.
         """
-        import torch
-
-        samples = require_mono(samples, NAME)
-        with torch_support.exact_float32():
-            latents = self.model.encoder(torch.from_numpy(samples)[None, None].to(self._device))
-            codes = self.model.quantizer.encode(latents)
-        found = codes[:, 0].cpu().numpy().astype(np.uint16)
-        return require_n_frames(found, samples.size, self.hop_samples, NAME), latents
+        samples = [require_mono(item, NAME) for item in samples]
+        n_samples = samples[0].size
+        assert all(item.size == n_samples for item in samples), f"{NAME} was given a batch of different lengths"
+        codes, latents = torch_support.codes_and_latents(
+            self.model.encoder, self.model.quantizer.encode, samples, n_samples, self._device, self.precision
+        )
+        require_n_frames(codes[:, 0], n_samples, self.hop_samples, NAME)
+        return [np.ascontiguousarray(codes[:, row]) for row in range(len(samples))], latents
 
 
 def fetch_pretrained() -> Checkpoint:

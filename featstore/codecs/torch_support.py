@@ -1,4 +1,4 @@
-"""What the codecs that run on PyTorch share: device, exact float32, seeded construction, codebooks.
+"""What the codecs that run on PyTorch share: device, precision, memory, seeded construction, codebooks.
 
 Imported by the modules of those codecs only; it imports torch inside its functions, as they do.
 """
@@ -6,17 +6,20 @@ Imported by the modules of those codecs only; it imports torch inside its functi
 import contextlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featstore.codecs.base import Precision
 from featstore.codecs.kmeans import residual_kmeans
-from featstore.errors import WeightsError
+from featstore.codecs.weights import first_line
+from featstore.errors import DeviceMemoryError, UtteranceError, WeightsError
 
 if TYPE_CHECKING:
     import torch
 
+_T = TypeVar("_T")
 # Frames on which an untrained codec's codebooks are fitted: four a codeword, 55 s of EnCodec's or 82 s of
 # SpeechTokenizer's audio. More would cost the encoders' time, to make a control that is near chance slightly finer.
 N_FIT_FRAMES = 4096
@@ -38,6 +41,118 @@ def exact_float32() -> Iterator[None]:
             yield
     finally:
         matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic = before
+
+
+@contextlib.contextmanager
+def lower_precision(precision: Precision, device: "torch.device") -> Iterator[None]:
+    """Let products be computed in TF32 or bfloat16, where that is asked for; sums stay in float32.
+
+    bfloat16 is torch's autocast, which runs cuDNN's LSTM in float16: finer, but it overflows above 65504.
+    """
+    import torch
+
+    if precision == "bf16":
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            yield
+        return
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    if precision == "tf32":
+        matmul.allow_tf32, cudnn.allow_tf32 = True, True
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+def batch_on(device: "torch.device", samples: Sequence[NDArray[np.float32]], n_samples: int) -> "torch.Tensor":
+    """Return utterances padded with zeros, a float32 tensor of shape (n_utterances, 1, n_samples) on `device`.
+
+    Memory that a CUDA device may read directly is filled, so that the transfer goes on while the host does.
+    """
+    import torch
+
+    batch = torch.zeros(len(samples), 1, n_samples, pin_memory=device.type == "cuda")
+    for row, item in zip(batch.numpy(), samples, strict=True):
+        row[0, : item.size] = item
+    return batch.to(device, non_blocking=True)
+
+
+def codes_and_latents(
+    encoder: "Callable[[torch.Tensor], torch.Tensor]",
+    quantise: "Callable[[torch.Tensor], torch.Tensor]",
+    samples: Sequence[NDArray[np.float32]],
+    n_samples: int,
+    device: "torch.device",
+    precision: Precision,
+) -> "tuple[NDArray[np.uint16], torch.Tensor]":
+    """Encode utterances that are padded to one length.
+
+    Parameters
+    ----------
+    encoder : callable
+        From a tensor of shape (n_utterances, 1, n_samples) to latents of shape (n_utterances, dim, n_frames).
+    quantise : callable
+        From float32 latents to codes of shape (n_layers, n_utterances, n_frames).
+    samples : sequence of float32 arrays of shape (n,)
+    n_samples : int
+        To which they are padded with zeros.
+    device : torch.device
+    precision : {"float32", "tf32", "bf16"}
+        Of the encoder.
+
+    Returns
+    -------
+    codes : uint16 array of shape (n_layers, n_utterances, n_frames)
+    latents : float32 tensor of shape (n_utterances, dim, n_frames), on the device
+
+    Raises
+    ------
+    DeviceMemoryError
+    UtteranceError
+        When the latents overflow in bf16.
+    """
+
+    def compute() -> "tuple[NDArray[np.uint16], torch.Tensor]":
+        with exact_float32():
+            with lower_precision(precision, device):
+                latents = encoder(batch_on(device, samples, n_samples)).float()
+            if precision == "bf16" and not bool(latents.isfinite().all()):
+                raise UtteranceError("the encoder's output overflows in bf16; leave --precision out")
+            return quantise(latents).cpu().numpy().astype(np.uint16), latents
+
+    return _within_memory(compute, device)
+
+
+def _within_memory(compute: Callable[[], _T], device: "torch.device") -> _T:
+    """Return what `compute` does; too little memory is one error of ours, and leaves nothing of the attempt behind."""
+    try:
+        return compute()
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
+        reason = first_line(error)
+    # Not within `except`, where the traceback still holds the tensors.
+    _free_cached(device)
+    raise DeviceMemoryError(f"{device}: too little memory ({reason})")
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell what only some of torch's backends have a class for."""
+    import torch
+
+    words = ("out of memory", "STATUS_ALLOC_FAILED", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
+
+
+def _free_cached(device: "torch.device") -> None:
+    """Give back what torch keeps for later: in pieces of the wrong size it is of no use to the next attempt."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
 
 
 def build_quietly(build: Callable[[], Any]) -> Any:

@@ -74,12 +74,11 @@ def test_audio_at_an_impossible_rate_is_left_out_of_the_sample(monkeypatch, tmp_
     import numpy as np
     import soundfile
 
-    from featstore.codecs.registry import codec_family
     from featstore.corpora.base import Utterance
 
     rng = np.random.default_rng(0)
     for name, rate_hz in (("a", 44_101), ("b", 16_000)):
         soundfile.write(tmp_path / f"{name}.flac", 0.1 * rng.standard_normal(rate_hz), rate_hz)
     utterances = [Utterance(name, name, tmp_path / f"{name}.flac", None) for name in "ab"]
-    (sample,) = choose._sample(codec_family("melrvq"), utterances, 0)
+    (sample,) = choose.read_sample(utterances, 16_000, 0, choose.SAMPLE_S)
     assert sample.shape == (16_000,)

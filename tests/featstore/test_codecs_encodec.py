@@ -1,6 +1,7 @@
 """EnCodec: the library's own codes, exactly, from checkpoints in its hub's format."""
 
 import warnings
+import weakref
 
 import encodec.model
 import numpy as np
@@ -12,8 +13,9 @@ from featstore.audio import resample
 from featstore.codecs import encodec as our_encodec
 from featstore.codecs import weights
 from featstore.codecs.base import Checkpoint
-from featstore.errors import FeatstoreError, WeightsError
+from featstore.errors import DeviceMemoryError, FeatstoreError, UtteranceError, WeightsError
 from tests.support.codec_contract import CodecContract, tones
+from tests.support.near_ties import NEAR_TIE, tie_margins
 
 RATE, HOP = 24_000, 320
 
@@ -88,6 +90,117 @@ def test_latents_are_what_the_librarys_encoder_gives(codec, library_model, n_sam
         output = library_model.encoder(torch.from_numpy(np.pad(samples, (0, -n_samples % HOP)))[None, None])
     assert latents.shape == (codes.shape[1], 128)
     np.testing.assert_array_equal(latents, output[0].T.numpy())
+
+
+def _speech(shared_data, n):
+    """Return the shortest recordings of different speakers, at 24 kHz."""
+    paths = sorted(shared_data.glob("LibriSpeech/train-clean-100/*/*/*.flac"), key=lambda path: path.stat().st_size)
+    return [resample(*soundfile.read(path, dtype="float32"), RATE) for path in paths[: 3 * n : 3]]
+
+
+def test_a_batch_of_real_speech_has_the_codes_of_one_at_a_time_but_for_near_ties(codec, shared_data):
+    speech = _speech(shared_data, 6)
+    assert len({item.size for item in speech}) > 4
+    margins = []
+    for item, codes in zip(speech, codec.encode_batch(speech), strict=True):
+        expected, latents = codec.encode_with_latents(item)
+        margins.append(tie_margins(latents, expected, codes, codec.codebooks))
+        # Of untrained codewords the next nearest is often within rounding; in trained ones that is rare.
+        assert (codes == expected).mean() > 0.5
+    assert np.concatenate(margins).max(initial=0) < NEAR_TIE
+
+
+def test_latents_in_a_batch_are_those_of_one_at_a_time_but_for_rounding(codec):
+    """What the codes of a frame depend on, without the ties."""
+    samples = [tones(n * HOP, RATE, n) for n in (7, 40, 130, 300)]
+    _, together = codec._encode(samples)
+    for item, found in zip(samples, together, strict=True):
+        _, expected = codec.encode_with_latents(item)
+        np.testing.assert_allclose(
+            found.T.numpy()[: len(expected)], expected, rtol=0, atol=2e-5 * np.sqrt(np.square(expected).mean())
+        )
+
+
+def test_an_utterance_too_short_to_be_padded_goes_alone(codec, monkeypatch):
+    """A beginning of up to six frames is padded with a reflection of what follows: in a batch, of other zeros."""
+    lengths = []
+    encode = codec._encode
+    monkeypatch.setattr(codec, "_encode", lambda samples: lengths.append([i.size for i in samples]) or encode(samples))
+    batch = [tones(n * HOP, RATE, n) for n in (6, 40, 7)]
+    codes = codec.encode_batch(batch)
+    assert sorted(lengths) == [[6 * HOP], [40 * HOP, 7 * HOP]]
+    alone, latents = codec.encode_with_latents(batch[0])
+    np.testing.assert_array_equal(codes[0], alone)
+    (_, in_batch), _ = encode([batch[1], batch[0]])
+    assert tie_margins(latents, alone, in_batch, codec.codebooks).max(initial=0) > NEAR_TIE, "the rule is needed"
+
+
+def test_too_little_memory_is_told_and_leaves_nothing_behind(codec, monkeypatch):
+    kept = []
+
+    def full(batch):
+        activations = batch + 1
+        kept.append(weakref.ref(activations))
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nMore advice")
+
+    monkeypatch.setattr(codec.model.encoder, "forward", full)
+    samples = tones(40 * HOP, RATE, 1)
+    with pytest.raises(DeviceMemoryError, match=r"^cpu: too little memory \(OutOfMemoryError: CUDA .* 20\.00 GiB\.\)$"):
+        codec.encode_batch([samples, samples])
+    assert kept[0]() is None
+    for message in ("MPS backend out of memory", "cuDNN error: CUDNN_STATUS_ALLOC_FAILED"):
+        monkeypatch.setattr(codec.model.encoder, "forward", _raising(RuntimeError(message)))
+        with pytest.raises(DeviceMemoryError):
+            codec.encode(samples)
+    monkeypatch.setattr(codec.model.encoder, "forward", _raising(RuntimeError("a fault of ours")))
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        codec.encode(samples)
+
+
+def _raising(error):
+    def raise_it(*_):
+        raise error
+
+    return raise_it
+
+
+def test_bfloat16_changes_latents_a_little_and_the_search_not_at_all(codec, monkeypatch):
+    samples = tones(60 * HOP, RATE, 8)
+    expected, latents = codec.encode_with_latents(samples)
+    monkeypatch.setattr(codec, "precision", "bf16")
+    codes, found = codec.encode_with_latents(samples)
+    assert found.dtype == np.float32
+    error = np.linalg.norm(found - latents) / np.linalg.norm(latents)
+    assert 1e-4 < error < 3e-2  # one rounding to 7 bits is 2e-3
+    with torch.inference_mode():
+        again = codec._quantise(torch.from_numpy(found.T[None].copy()))[:, 0].numpy()
+    np.testing.assert_array_equal(codes, again)
+    assert (codes != expected).any()
+    monkeypatch.setattr(codec, "precision", "float32")
+    np.testing.assert_array_equal(codec.encode(samples), expected)
+
+
+def test_latents_that_overflow_in_bfloat16_are_told(codec, monkeypatch):
+    samples = tones(40 * HOP, RATE, 8)
+    monkeypatch.setattr(codec, "precision", "bf16")
+    forward = codec.model.encoder.forward
+    monkeypatch.setattr(codec.model.encoder, "forward", lambda batch: forward(batch) * float("inf"))
+    with pytest.raises(UtteranceError, match="the encoder's output overflows in bf16; leave --precision out"):
+        codec.encode(samples)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("is_batched", [False, True])
+def test_codes_on_the_gpu_are_those_on_the_cpu_but_for_near_ties(codec, checkpoint, is_batched):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA GPU")
+    on_gpu = our_encodec.load(checkpoint, "cuda")
+    samples = [tones(n * HOP, RATE, n) for n in (20, 75, 300, 750)]
+    found = on_gpu.encode_batch(samples) if is_batched else [on_gpu.encode(item) for item in samples]
+    for item, codes in zip(samples, found, strict=True):
+        expected, latents = codec.encode_with_latents(item)
+        # Kernels of another library: some roundings more in each of the encoder's sums.
+        assert tie_margins(latents, expected, codes, codec.codebooks).max(initial=0) < 10 * NEAR_TIE
 
 
 def test_codebook_rows_add_up_to_the_quantisers_decode(codec, library_model):

@@ -14,6 +14,7 @@ from featstore.codecs import torch_support, weights
 from featstore.codecs.base import Checkpoint, LatentCodec, n_frames_of
 from featstore.errors import UtteranceError, WeightsError
 from tests.support.codec_contract import CodecContract, tones
+from tests.support.near_ties import NEAR_TIE, tie_margins
 
 # The released architecture made narrow, with another clock and other sizes: 12 kHz, hop 120, 3 layers of 64 entries.
 SMALL = ours.RELEASED_CONFIG | {
@@ -39,6 +40,25 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture(scope="module")
 def codec(checkpoint):
     return ours.load(checkpoint, "cpu")
+
+
+@pytest.mark.gpu
+def test_codes_on_the_gpu_are_those_on_the_cpu_but_for_near_ties(codec, checkpoint):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA GPU")
+    on_gpu = ours.load(checkpoint, "cuda")
+    samples = [tones(n, 12_000, n) for n in (2_401, 36_000, 120_000)]
+    together = on_gpu.encode_batch([samples[1], samples[1][::-1].copy()])
+    for item, codes in [*((item, on_gpu.encode(item)) for item in samples), (samples[1], together[0])]:
+        expected, latents = codec.encode_with_latents(item)
+        # Kernels of another library: some roundings more in each of the encoder's sums.
+        assert tie_margins(latents, expected, codes, codec.codebooks).max(initial=0) < 10 * NEAR_TIE
+
+
+def test_a_batch_of_different_lengths_is_a_fault_of_ours(codec):
+    assert not codec.mixes_lengths
+    with pytest.raises(AssertionError, match="batch of different lengths"):
+        codec.encode_batch([tones(6_000, 12_000, 1), tones(6_001, 12_000, 2)])
 
 
 def _library_model(checkpoint: Checkpoint):

@@ -15,9 +15,8 @@ import pytest
 import torch
 
 from featstore.codecs import weights
-from featstore.codecs.torch_support import build_seeded, codebooks_of, exact_float32
-from featstore.errors import FeatstoreError, WeightsError
-from featstore.torch_device import torch_device
+from featstore.codecs.torch_support import batch_on, build_seeded, codebooks_of, exact_float32, lower_precision
+from featstore.errors import WeightsError
 
 CONTENT = b"weights" * 300_000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -195,21 +194,28 @@ def _fail_in_exact_float32() -> None:
 def test_exact_float32_restores_the_settings(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     before = _float32_settings()
+    with exact_float32(), lower_precision("tf32", torch.device("cpu")):
+        assert _float32_settings() == (True, True, False, True)
+    with exact_float32(), lower_precision("float32", torch.device("cpu")):
+        assert _float32_settings() == (False, False, False, True)
     with pytest.raises(KeyError):
         _fail_in_exact_float32()
     assert _float32_settings() == before
     assert not torch.is_inference_mode_enabled()
 
 
-def test_devices(monkeypatch):
-    assert torch_device("cpu") == torch.device("cpu")
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    for name in ("cuda", "cuda:0", "warp"):
-        with pytest.raises(FeatstoreError, match=rf"--device {name}: torch .* sees only cpu; use one of these"):
-            torch_device(name)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert torch_device("cuda") == torch.device("cuda:0")
-    assert torch_device("cuda:1") == torch.device("cuda:1")
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu), "cpu"])
+def test_a_batch_is_padded_with_zeros(device):
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA GPU")
+    rng = np.random.default_rng(0)
+    samples = [rng.standard_normal(n).astype(np.float32) for n in (3, 5, 1)]
+    batch = batch_on(torch.device(device), samples, 6)
+    assert batch.shape == (3, 1, 6)
+    assert batch.dtype == torch.float32
+    assert batch.device.type == device
+    for row, item in zip(batch.cpu().numpy(), samples, strict=True):
+        np.testing.assert_array_equal(row[0], np.pad(item, (0, 6 - item.size)))
 
 
 class _Layer(torch.nn.Module):

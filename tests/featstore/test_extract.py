@@ -8,8 +8,9 @@ import soundfile
 
 from featstore.codecs.base import n_frames_of
 from featstore.corpora.base import Utterance
+from featstore.encode import Encoder
 from featstore.errors import UtteranceError
-from featstore.extract import clocks_of, encode_prepared, prepare_utterance
+from featstore.extract import clocks_of, prepare_utterance
 from featstore.labels import pitch
 from featstore.labels.alignment import read_alignment, token_phonemes
 from featstore.labels.pitch import token_f0_hz
@@ -52,7 +53,10 @@ CODECS = {
 
 
 def extract_utterance(utterance, codecs, f0_method, **more):
-    return encode_prepared(prepare_utterance(utterance, clocks_of(codecs), f0_method), codecs, **more)
+    (found,) = Encoder(codecs, **more).encode([prepare_utterance(utterance, clocks_of(codecs), f0_method)])
+    if isinstance(found, UtteranceError):
+        raise found
+    return found
 
 
 def utterance_of(audio_path: Path, alignment_path: Path | None) -> Utterance:

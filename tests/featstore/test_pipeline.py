@@ -74,6 +74,38 @@ def test_prepared_ahead_is_bounded_by_the_workers(utterances):
     assert sorted(places) == list(range(len(utterances)))
 
 
+class Slow(pipeline_module._Preparer):
+    """Has the first utterance ready when a file is there."""
+
+    def __init__(self, clocks, f0_method, first, mark):
+        super().__init__(clocks, f0_method)
+        self._first, self._mark = first, mark
+
+    def prepare(self, utterance):
+        while utterance.id == self._first and not self._mark.exists():
+            time.sleep(0.01)
+        return super().prepare(utterance)
+
+
+def test_nobody_goes_far_ahead_of_the_slowest(utterances, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline_module, "_MOST_AHEAD", 3)
+    pipeline = Pipeline(CLOCKS, "yin", 2)
+    pipeline._make = partial(Slow, CLOCKS, "yin", utterances[0].id, tmp_path / "mark")
+    with pipeline:
+        handed_out = []
+
+        def watched():
+            for utterance in utterances:
+                handed_out.append(utterance.id)
+                yield "prepare", (utterance,)
+
+        taken = pipeline._preparing.run(watched())
+        assert [next(taken)[0] for _ in range(3)] == [1, 2, 3]
+        assert len(handed_out) == 4
+        (tmp_path / "mark").touch()
+        assert {place for place, _ in taken} == {0, *range(4, len(utterances))}
+
+
 def children():
     return {int(path.name) for path in Path("/proc").glob("[0-9]*") if parent_of(path) == os.getpid()}
 

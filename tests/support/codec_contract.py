@@ -4,11 +4,15 @@ import hashlib
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from featstore.codecs.base import Codec, CodecFamily, LatentCodec, n_frames_of
+from featstore.codecs.base import BatchCodec, Codec, CodecFamily, LatentCodec, n_frames_of
 from featstore.codecs.registry import codec_family, codec_names
 from featstore.errors import UtteranceError
+from tests.support.near_ties import NEAR_TIE, tie_margins
 
 
 def tones(n_samples: int, sample_rate_hz: int, seed: int) -> NDArray[np.float32]:
@@ -20,6 +24,19 @@ def tones(n_samples: int, sample_rate_hz: int, seed: int) -> NDArray[np.float32]
     voice = sum(np.sin(k * phase) / k for k in range(1, 12))
     envelope = 0.5 + 0.5 * np.sin(2 * np.pi * rng.uniform(2, 5) * time_s)
     return (0.1 * envelope * voice + 0.02 * rng.standard_normal(n_samples)).astype(np.float32)
+
+
+class Dtypes(TorchDispatchMode):
+    """Notes the dtypes of all tensors that are computed within."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dtypes: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        self.dtypes |= {item.dtype for item in tree_leaves(found) if isinstance(item, torch.Tensor)}
+        return found
 
 
 def require_latents(codec: Codec) -> LatentCodec:
@@ -99,6 +116,36 @@ class CodecContract:
             assert (chosen <= distances.min(axis=1) + near_tie).all(), f"layer {layer + 1}"
             assert (distances.argmin(axis=1) == codes[layer]).mean() > 0.9, f"layer {layer + 1}"
             left = left - codebook[codes[layer]]
+
+    def test_a_batch_has_the_codes_of_one_at_a_time_but_for_near_ties(self, codec: Codec):
+        if not isinstance(codec, BatchCodec):
+            pytest.skip(f"{codec.name} encodes no batches")
+        # The shortest are those whose beginning is padded with what follows.
+        lengths_in_hops = (*range(1, 12), 40.25, 0.5, 130) if codec.mixes_lengths else (40.25,) * 3
+        samples = [
+            tones(int(hops * codec.hop_samples), codec.sample_rate_hz, seed)
+            for seed, hops in enumerate(lengths_in_hops)
+        ]
+        found = codec.encode_batch(samples)
+        assert len(found) == len(samples)
+        for item, codes in zip(samples, found, strict=True):
+            expected, latents = require_latents(codec).encode_with_latents(item)
+            assert codes.dtype == np.uint16
+            assert codes.flags.c_contiguous
+            assert codes.shape == expected.shape
+            assert tie_margins(latents, expected, codes, codec.codebooks).max(initial=0) < NEAR_TIE
+        with pytest.raises(UtteranceError, match="NaN"):
+            codec.encode_batch([samples[-1], np.full_like(samples[-1], np.nan)])
+
+    def test_nothing_on_the_device_is_float64(self, codec: Codec):
+        """Which MPS has not."""
+        if not hasattr(codec, "model"):
+            pytest.skip(f"{codec.name} is NumPy")
+        tensors = [*codec.model.parameters(), *codec.model.buffers()]
+        with Dtypes() as seen:
+            codec.encode(tones(30 * codec.hop_samples, codec.sample_rate_hz, seed=5))
+        assert torch.float32 in seen.dtypes
+        assert torch.float64 not in seen.dtypes | {tensor.dtype for tensor in tensors}
 
     def test_silence_is_encoded(self, codec: Codec):
         codes = codec.encode(np.zeros(10 * codec.hop_samples, dtype=np.float32))

@@ -99,6 +99,7 @@ def test_a_device_that_is_not_there_is_told_with_those_that_are(monkeypatch, dev
 def test_a_second_gpu_that_is_not_there_is_told(monkeypatch):
     import torch
 
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert torch_device("cuda") == torch.device("cuda:0")
