@@ -2,8 +2,7 @@
 
 import heapq
 import os
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +11,10 @@ from featstore.corpora.base import Utterance
 
 _PROBED = 200  # utterances whose headers are read to estimate durations
 _LARGEST = 20  # files whose headers are read to find the longest: FLAC of equal length differs in size by half or so
-# Bytes on disk for one byte of embeddings, cautiously: (up to this dim, above it). Rows repeat, and a compressor finds
-# that as far as its window reaches: 2 MB of Zstandard hold 4096 rows of 128 numbers, but 512 of 1024, fewer than a
-# codebook has. With codes of real speech Zstandard shrank rows of 128 to a sixth of their bytes and rows of 1024 to
-# 0.61 (benchmarks/bench_size.py); gzip looks back over 32 kB.
-_LONGEST_SMALL_ROW = 256
-_EMBEDDING_SHARE = {"zstd": (0.2, 0.65), "gzip": (0.6, 0.95), "none": (1.0, 1.0)}
+# Bytes on disk for one byte of embeddings, cautiously. Pieces of rows repeat, and a compressor finds that as far as its
+# window reaches: Zstandard in chunks of 8192 pieces of at most 1024 kinds (0.137 where all codes are as frequent, less
+# on speech); gzip looks back over 64 pieces only (0.87, and 0.27 to 0.79 on speech).
+_EMBEDDING_SHARE = {"zstd": 0.2, "gzip": 0.9, "none": 1.0}
 _LABEL_BYTES = 10  # of a frame: phoneme, speaker and F0
 _FILE_BYTES = 20_000  # of a store without frames and codebooks: 16 kB were seen, and the utterance table grows
 
@@ -36,8 +33,8 @@ class SizeEstimate:
         Codes and labels of all codecs; stored uncompressed in this estimate.
     bytes_codebooks : int
         Of all codecs. The result holds them, and so does every shard.
-    bytes_embeddings : mapping of int to int
-        Of all codecs, by the dim of their rows, before compression; in the dense layout only.
+    bytes_embeddings : int
+        Of all codecs, before compression; in the dense layout only.
     n_shards : int
     compression : str
         Of the embeddings: "zstd", "gzip" or "none".
@@ -50,7 +47,7 @@ class SizeEstimate:
     n_frames: dict[str, int]
     bytes_frames: int
     bytes_codebooks: int
-    bytes_embeddings: Mapping[int, int]
+    bytes_embeddings: int
     n_shards: int
     compression: str
     bytes_latents: int = 0
@@ -74,7 +71,7 @@ class SizeEstimate:
         """Return the bytes of the result in a layout, with another compression where one is given."""
         if layout != "dense":
             return self.bytes_factored
-        return self.bytes_factored + compressed_bytes(self.bytes_embeddings, compression or self.compression)
+        return self.bytes_factored + int(_EMBEDDING_SHARE[compression or self.compression] * self.bytes_embeddings)
 
     def bytes_of_shards(self, n_shards: int, share: float) -> int:
         """Return the bytes of some of the shards, which hold this share (0 to 1) of the frames."""
@@ -96,14 +93,14 @@ def estimate_sizes(
     step = max(1, len(utterances) // _PROBED)
     durations = [seconds for utterance in utterances[::step] if (seconds := _duration_s(utterance.audio_path))]
     duration_s = sum(durations) / max(1, len(durations)) * len(utterances)
-    n_frames, frames, codebooks, latents, embeddings = {}, 0, 0, 0, Counter[int]()
+    n_frames, frames, codebooks, latents, embeddings = {}, 0, 0, 0, 0
     for family in families:
         n = int(duration_s * family.sample_rate_hz / family.hop_samples) + len(utterances)
         n_frames[family.name] = n
         frames += bytes_of_frames(n, family.n_layers)
         codebooks += family.n_layers * family.n_codewords * family.dim * 4
         latents += n * family.dim * 4 if with_latents else 0
-        embeddings[family.dim] += bytes_of_embeddings(n, family.n_layers, family.dim)
+        embeddings += bytes_of_embeddings(n, family.n_layers, family.dim)
     longest_s = max([*durations, *_durations_of_largest(utterances)], default=0.0)
     return SizeEstimate(duration_s, longest_s, n_frames, frames, codebooks, embeddings, n_shards, compression, latents)
 
@@ -111,9 +108,7 @@ def estimate_sizes(
 def estimate_merged(codecs: Sequence[tuple[int, int, int]], bytes_codebooks: int, compression: str) -> SizeEstimate:
     """Return the sizes of a store of known frames: (n_frames, n_layers, dim) of each codec; no shards, no audio."""
     frames = sum(bytes_of_frames(n, n_layers) for n, n_layers, _ in codecs)
-    embeddings = Counter[int]()
-    for n_frames, n_layers, dim in codecs:
-        embeddings[dim] += bytes_of_embeddings(n_frames, n_layers, dim)
+    embeddings = sum(bytes_of_embeddings(n, n_layers, dim) for n, n_layers, dim in codecs)
     return SizeEstimate(0.0, 0.0, {}, frames, bytes_codebooks, embeddings, 0, compression)
 
 
@@ -125,12 +120,6 @@ def bytes_of_frames(n_frames: int, n_layers: int) -> int:
 def bytes_of_embeddings(n_frames: int, n_layers: int, dim: int) -> int:
     """Return the bytes of a codec's dense rows, float32, before compression."""
     return n_frames * n_layers * dim * 4
-
-
-def compressed_bytes(n_bytes: Mapping[int, int], compression: str) -> int:
-    """Return what embeddings take on disk, of which there are so many bytes by dim."""
-    small, large = _EMBEDDING_SHARE[compression]
-    return int(sum(n * (small if dim <= _LONGEST_SMALL_ROW else large) for dim, n in n_bytes.items()))
 
 
 def in_bytes(n: int) -> str:

@@ -38,6 +38,9 @@ Compression = Literal["zstd", "gzip", "none"]
 LAYOUT_OPTIONS = ("embeddings", "compression")
 _TABLE_CHUNK_BYTES = 1 << 20
 _CHUNK_BYTES = 4 << 20  # an embedding chunk: half of HDF5 2.0's chunk cache
+# Numbers of a row in a chunk of embeddings. Zstandard looks back over 2 MB, which are 512 rows of 1024 numbers, fewer
+# than a codebook has, but 4096 pieces of 128: rows of 1024 in such pieces take a fifth of the bytes.
+_NUMBERS_OF_CHUNK = 128
 
 
 @dataclass
@@ -271,11 +274,10 @@ class StoreWriter:
             last = min(first + BLOCK_FRAMES, n_frames)
             owner = np.searchsorted(offsets, np.arange(first, last), side="right") - 1
             group["labels/speaker"][first:last] = speaker_of[owner]
-        rows = rows_of_chunk(dim)
         if self.layout == "dense":
-            self._create(group, "embeddings", (n_layers, n_frames, dim), (1, rows, dim))
+            self._create(group, "embeddings", (n_layers, n_frames, dim), (1, *embedding_chunk(dim)))
         if codec.has_latents:
-            self._create(group, "latents", (n_frames, dim), (rows, dim))
+            self._create(group, "latents", (n_frames, dim), (rows_of_chunk(dim), dim))
 
     def _create(self, group: Any, path: str, shape: tuple[int, ...], chunks: tuple[int, ...]) -> None:
         dtype = store_spec().dataset(path).dtype
@@ -317,6 +319,12 @@ def write_shard(path: Path, shard: ShardFrames) -> None:
             writer.append(name, codes, phoneme, f0_hz)
             if latents is not None:
                 writer.append_latents(name, latents)
+
+
+def embedding_chunk(dim: int) -> tuple[int, int]:
+    """Return how many rows a chunk of embeddings holds, and how many numbers of each."""
+    numbers = min(dim, _NUMBERS_OF_CHUNK)
+    return rows_of_chunk(numbers), numbers
 
 
 def rows_of_chunk(dim: int) -> int:

@@ -27,7 +27,7 @@ from featstore.progress import Progress
 from featstore.reading import BLOCK_FRAMES
 from featstore.stopping import signals_held
 from featstore.store import Store
-from featstore.writer import Compression, Layout, rows_of_chunk
+from featstore.writer import Compression, Layout, embedding_chunk, rows_of_chunk
 from featstore.zarr_folder import TEXT_ATTRIBUTE, TEXT_ENCODING
 from featstore.zarr_rules import folder_identity, remember_folder
 from featstore.zarr_seal import write_folder_seal
@@ -57,16 +57,19 @@ class _Array:
     text_bytes: int = 0
 
     @property
-    def n_of_shard(self) -> int:
-        """Chunks in a shard, all along `axis`."""
+    def shard(self) -> tuple[int, ...]:
+        """Sides of a shard: whole chunks, as many along `axis` as there is room for, and all of the axes after it."""
+        n_all = [max(1, -(-size // side)) for size, side in zip(self.shape, self.chunk, strict=True)]
+        n_across = math.prod(n_all[self.axis + 1 :])
         size = 1 if self.text_bytes else np.dtype(self.dtype).itemsize
         chunk_bytes = math.prod(self.chunk) * size * max(1, self.text_bytes)
-        n_all = max(1, -(-self.shape[self.axis] // self.chunk[self.axis]))
-        return max(1, min(n_all, SHARD_BYTES // chunk_bytes, _N_CHUNKS_OF_SHARD))
+        n_along = min(n_all[self.axis], SHARD_BYTES // (chunk_bytes * n_across), _N_CHUNKS_OF_SHARD // n_across)
+        n_of_shard = (*(1 for _ in self.chunk[: self.axis]), max(1, n_along), *n_all[self.axis + 1 :])
+        return tuple(n * side for n, side in zip(n_of_shard, self.chunk, strict=True))
 
     def spans(self) -> Iterator[tuple[tuple[int, ...], int, int]]:
         """Yield (place in the axes before, start, stop) of every shard."""
-        step = self.n_of_shard * self.chunk[self.axis]
+        step = self.shard[self.axis]
         for place in np.ndindex(*self.shape[: self.axis]):
             for start in range(0, self.shape[self.axis], step):
                 yield place, start, min(start + step, self.shape[self.axis])
@@ -173,8 +176,6 @@ def _create(root: Any, array: _Array, compression: Compression) -> Any:
 
     tail = [array.text_bytes] if array.text_bytes else []
     names: list[str | None] = [*array.dimensions, *(None for _ in tail)]
-    shard = list(array.chunk)
-    shard[array.axis] *= array.n_of_shard
     packing: dict[str, list[Any]] = {
         "zstd": [ZstdCodec(level=_ZSTD_LEVEL)],
         "gzip": [GzipCodec(level=_GZIP_LEVEL)],
@@ -185,7 +186,7 @@ def _create(root: Any, array: _Array, compression: Compression) -> Any:
         shape=(*array.shape, *tail),
         dtype="uint8" if array.text_bytes else array.dtype,
         chunks=(*array.chunk, *tail),
-        shards=(*shard, *tail),
+        shards=(*array.shard, *tail),
         filters=None,
         compressors=[*packing[compression], Crc32cCodec()],
         fill_value=0,
@@ -220,14 +221,16 @@ def _table(name: str, spec: DatasetSpec, values: NDArray[Any]) -> _Array:
 
 
 def _arrays_of_codec(frames: Frames, layout: str) -> Iterator[_Array]:
-    prefix, rows = f"codecs/{frames.name}", rows_of_chunk(frames.dim)
-    readers: dict[str, tuple[int, Callable[[tuple[int, ...], int, int], NDArray[Any]]]] = {
-        "codes": (BLOCK_FRAMES, lambda place, start, stop: frames.layer(place[0] + 1).codes(start, stop)),
-        "embeddings": (rows, lambda place, start, stop: _rows(frames, place[0] + 1, start, stop)),
-        "latents": (rows, lambda _, start, stop: frames.latents(start, stop)),
-        "labels/phoneme": (BLOCK_FRAMES, lambda _, start, stop: frames.labels("phoneme", start, stop)),
-        "labels/speaker": (BLOCK_FRAMES, lambda _, start, stop: frames.labels("speaker", start, stop)),
-        "labels/f0": (BLOCK_FRAMES, lambda _, start, stop: frames.labels("f0", start, stop)),
+    prefix = f"codecs/{frames.name}"
+    rows, numbers = embedding_chunk(frames.dim)
+    # by dataset: frames in a chunk, numbers of each where it has any, and what reads it
+    readers: dict[str, tuple[int, int, Callable[[tuple[int, ...], int, int], NDArray[Any]]]] = {
+        "codes": (BLOCK_FRAMES, 0, lambda place, start, stop: frames.layer(place[0] + 1).codes(start, stop)),
+        "embeddings": (rows, numbers, lambda place, start, stop: _rows(frames, place[0] + 1, start, stop)),
+        "latents": (rows_of_chunk(frames.dim), frames.dim, lambda _, start, stop: frames.latents(start, stop)),
+        "labels/phoneme": (BLOCK_FRAMES, 0, lambda _, start, stop: frames.labels("phoneme", start, stop)),
+        "labels/speaker": (BLOCK_FRAMES, 0, lambda _, start, stop: frames.labels("speaker", start, stop)),
+        "labels/f0": (BLOCK_FRAMES, 0, lambda _, start, stop: frames.labels("f0", start, stop)),
     }
     sizes = {"n_layers": frames.n_layers, "n_frames": frames.n_frames, "dim": frames.dim}
     for spec in store_spec().codec_datasets:
@@ -236,11 +239,11 @@ def _arrays_of_codec(frames: Frames, layout: str) -> Iterator[_Array]:
             continue
         name = f"{prefix}/{spec.path}"
         if spec.path in readers:
-            n, read = readers[spec.path]
+            n, numbers_here, read = readers[spec.path]
             axis, shape = spec.frame_axis, tuple(sizes[symbol] for symbol in spec.shape)
             # One layer in a chunk; and no chunk longer than the track, as in the HDF5 store.
-            one_each = (1,) * axis
-            chunk = (*one_each, max(1, min(n, frames.n_frames)), *shape[axis + 1 :])
+            one_each, rest = (1,) * axis, (numbers_here,) * (len(shape) - axis - 1)
+            chunk = (*one_each, max(1, min(n, frames.n_frames)), *rest)
             yield _Array(name, spec.dtype, shape, chunk, axis, read, spec.shape)
         else:
             yield _table(name, spec, frames.offsets if spec.path == "offsets" else frames.codebooks)

@@ -107,17 +107,17 @@ def test_every_array_is_sharded_with_checksums(stores):
 
 def test_shards_are_few_and_hold_whole_chunks(tmp_path, monkeypatch):
     monkeypatch.setattr(zarr_store, "BLOCK_FRAMES", 64)
-    monkeypatch.setattr(zarr_store, "rows_of_chunk", lambda dim: 32)
+    monkeypatch.setattr(zarr_store, "embedding_chunk", lambda dim: (32, 3))  # and 2 of the fifth number's chunk unused
     monkeypatch.setattr(zarr_store, "SHARD_BYTES", 4000)
     source = write_store(tmp_path / "a.h5", RECIPE)
     export_store(source, tmp_path / "b.zarr", "dense")
     embeddings = zarr.open_array(tmp_path / "b.zarr/codecs/alpha/embeddings", mode="r")
-    assert (embeddings.chunks, embeddings.shards) == ((1, 32, 5), (1, 192, 5))  # 6 chunks of 640 bytes in 4000
+    assert (embeddings.chunks, embeddings.shards) == ((1, 32, 3), (1, 160, 6))  # 5 x 2 chunks of 384 bytes in 4000
     with Store(source) as one, Store(tmp_path / "b.zarr") as other:
         n = one["alpha"].n_frames
         assert len(list((tmp_path / "b.zarr/codecs/alpha/embeddings/c").rglob("0"))) >= 3
         for layer in (1, 2, 3):
-            for start, stop in ((0, n), (31, 33), (191, 193), (100, 500), (n - 1, n)):
+            for start, stop in ((0, n), (31, 33), (159, 161), (100, 500), (n - 1, n)):
                 assert np.array_equal(one["alpha"].layer(layer)[start:stop], other["alpha"].layer(layer)[start:stop])
     assert verify_store(tmp_path / "b.zarr", full=True) == []
     shutil.copytree(tmp_path / "b.zarr", tmp_path / "c.zarr")
