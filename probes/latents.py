@@ -64,13 +64,9 @@ class AskedOfLatents:
         """Refuse our own solver, which is for counts; else ask the backend."""
         return REFUSAL if backend.name == "exact" else backend.refuses(self._problem, options)
 
-    def n_threads(self, backend: Backend) -> int | None:
+    def n_threads(self, backend: Backend, options: FitOptions) -> int | None:
         """Return None: libraries decide."""
         return None
-
-    def device(self, backend: Backend) -> str:
-        """Return the backend's."""
-        return backend.availability().device
 
     def fit(self, backend: Backend, options: FitOptions) -> Fit:
         """Fit on the rows."""

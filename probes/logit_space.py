@@ -57,6 +57,11 @@ class LogitSpace:
         self._start: Array | None = None
 
     @property
+    def features_and_penalty(self) -> tuple[None, Array]:
+        """None, as logits are the unknown, and Q, float64 (n_codes, n_codes)."""
+        return None, self._penalty.values
+
+    @property
     def iteration_cost(self) -> float:
         """Multiplications of one iteration's products, per class."""
         return float(self._n_codes * (self._n_codes + _VECTOR_WORK))

@@ -50,7 +50,7 @@ def solve(problem: ReducedProblem, limits: Limits, first: str | None = None) -> 
     solution : Solution
         Its unknown, with the iterations of all spaces.
     """
-    logit = _logit_space(problem)
+    logit = logit_space(problem)
     relay = _Relay(limits)
     tried: list[tuple[float, Space]] = []
     for space in _cheap_spaces(problem, logit, first):
@@ -110,7 +110,7 @@ def carry_over(unknown: Array, source: Space, target: Space) -> Array:
     return unknown if source is target else target.from_coefficients(*source.coefficients(unknown))
 
 
-def _logit_space(problem: ReducedProblem) -> LogitSpace | None:
+def logit_space(problem: ReducedProblem) -> LogitSpace | None:
     """Return the saturated space; None where not every table of logits can be reached."""
     try:
         return LogitSpace(problem)
