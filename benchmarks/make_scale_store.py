@@ -33,7 +33,8 @@ from benchmarks.measure.ending import run_clearly  # noqa: E402
 from benchmarks.measure.scale_store import record_path  # noqa: E402
 from benchmarks.scale import codecs, speech  # noqa: E402
 from benchmarks.scale.alias import N_CODEWORDS  # noqa: E402
-from benchmarks.scale.corpus import SAMPLE_RATE_HZ, SHAPES, ScaleCorpus, make_corpus  # noqa: E402
+from benchmarks.scale.corpus import ScaleCorpus, make_corpus  # noqa: E402
+from benchmarks.scale.voices import SAMPLE_RATE_HZ, SHAPES  # noqa: E402
 from featstore.atomic import write_text_once  # noqa: E402
 from featstore.shard import producer_versions  # noqa: E402
 from featstore.store import Store  # noqa: E402
@@ -103,7 +104,7 @@ def write_scale_store(output: Path, corpus: ScaleCorpus, seed: int, shape: str) 
     """Write the store of a corpus; return what the record tells of it."""
     labels = speech.label_model()
     makers = {
-        name: codecs.ScaleCodec(codec, labels, corpus, [seed, _CODEC, place])
+        name: codecs.ScaleCodec(codec, labels, corpus.is_female, [seed, _CODEC, place])
         for place, (name, codec) in enumerate(codecs.SHAPES.items())
     }
     n_samples = np.array([row.n_samples for row in corpus.rows])

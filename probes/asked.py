@@ -11,11 +11,12 @@ from probes.backends.base import Backend, Problem, fit_with
 from probes.evaluation import EvaluationFrames
 from probes.frame_rows import check_memory, least_squares_problem, logistic_problem
 from probes.problem import Fit, FitOptions
-from probes.questions import ClassQuestion, PitchQuestion, Standardiser
+from probes.questions import ClassQuestion, PitchQuestion
 from probes.scores import Scores, Scoring, class_scores, pitch_scores
 from probes.stacked.fit import fit_stacked, score_stacked
 from probes.stacked.question import StackedClassQuestion, StackedQuestion
 from probes.stacked.torch_pass import device_text
+from probes.standardiser import Standardiser
 
 
 class Asked(Protocol):

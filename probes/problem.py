@@ -117,7 +117,7 @@ class FitOptions:
         ``collapsed``: at most n_codes x n_classes weighted rows (the same objective); ``dense``: one row a frame.
     device : str
         Where `exact` and `sklearn` fit classifications: ``cpu``, or a device of torch that has float64, such as
-        ``cuda``. Least squares is the processor's.
+        ``cuda`` (``cpu:0`` is torch on the processor). Least squares is the processor's.
     """
 
     tol: float | None = None

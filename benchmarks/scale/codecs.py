@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.scale.alias import N_CODEWORDS, AliasTables
-from benchmarks.scale.corpus import ScaleCorpus
 from benchmarks.scale.speech import SILENT_LABELS, LabelModel
 
 N_LAYERS = 8
@@ -95,17 +94,17 @@ class ScaleCodec:
     ----------
     shape : CodecShape
     labels : LabelModel
-    corpus : ScaleCorpus
+    is_female : bool array of shape (n_speakers,)
     seed : sequence of int
     """
 
-    def __init__(self, shape: CodecShape, labels: LabelModel, corpus: ScaleCorpus, seed: list[int]) -> None:
+    def __init__(self, shape: CodecShape, labels: LabelModel, is_female: NDArray[np.bool_], seed: list[int]) -> None:
         rng = np.random.default_rng(seed)
         self.shape = shape
         self.codebooks = make_codebooks(rng, shape.dim)
         sources = [
             _phoneme_directions(rng, labels, shape.dim),
-            _speaker_directions(rng, corpus.is_female, shape.dim),
+            _speaker_directions(rng, is_female, shape.dim),
             _pitch_directions(rng, shape.dim),
         ]
         self._first_rows = np.cumsum([0, *map(len, sources)]).astype(np.int32)  # the last is the row of no source

@@ -1,4 +1,4 @@
-"""The tables that probes of one layer are fitted from, drawn directly: no frame is ever made.
+"""The tables that probes of one layer are fitted from, drawn directly: no frame is ever made, no store is read.
 
 The codes of `ScaleCodec` given a frame's labels have known distributions, so a table's expected counts are those, mixed
 over the labels that the table does not tell; each count is drawn around its expectation (Poisson). Shares of phonemes
@@ -7,26 +7,28 @@ phonemes differ.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.scale import speech
-from benchmarks.scale.codecs import N_LAYERS, SHAPES, ScaleCodec, mixture_weights, pitch_bin, pitch_of_bin_hz
-from benchmarks.scale.corpus import SAMPLE_RATE_HZ, ScaleCorpus
-from probes.problem import LeastSquaresProblem, LogisticProblem
-from probes.questions import Standardiser
-from schemas.store import TRAIN
+from benchmarks.scale.codecs import SHAPES, ScaleCodec, mixture_weights, pitch_bin, pitch_of_bin_hz
+from benchmarks.scale.voices import SAMPLE_RATE_HZ, Voices
+from probes.problem import ClassWeight, LeastSquaresProblem, LogisticProblem
+from probes.standardiser import Standardiser
 
 Array = NDArray[np.float64]
 
+TASKS = ("phoneme", "speaker", "pitch")
+_TRAIN_SHARE = 0.9
 _TIMELINE_UTTERANCES = 400
 _SPREAD_IN_BIN_HZ = 4.0
 
 
 @dataclass(frozen=True)
 class LabelShares:
-    """How often labels occur together in training frames.
+    """How often labels occur together.
 
     Attributes
     ----------
@@ -34,33 +36,34 @@ class LabelShares:
     speaker : float64 array of shape (n_speakers,), sums to 1
     class_of_label : int64 array of shape (n_labels,)
         The phoneme class of each label: all kinds of silence are one.
-    n_train_s : float
-        Seconds of training speech.
     """
 
     phoneme_and_pitch: Array
     speaker: Array
     class_of_label: NDArray[np.int64]
-    n_train_s: float
 
 
-def label_shares(corpus: ScaleCorpus, labels: speech.LabelModel, seed: int) -> LabelShares:
+def label_shares(voices: Voices, labels: speech.LabelModel, seed: int) -> LabelShares:
     """Return the shares of a corpus."""
-    n_samples = np.array([row.n_samples for row in corpus.rows], dtype=np.float64)
-    is_train = np.array([row.split == TRAIN for row in corpus.rows])
-    speaker = np.bincount(corpus.speaker_of, n_samples * is_train, len(corpus.is_female))
+    speaker = np.bincount(voices.owner, voices.n_samples, len(voices.names))
     rng = np.random.default_rng([seed, 11])
-    chosen = rng.choice(len(corpus.rows), min(_TIMELINE_UTTERANCES, len(corpus.rows)), replace=False)
-    n_steps = (n_samples[chosen] * speech.STEPS_PER_S / SAMPLE_RATE_HZ).astype(np.int64)
-    timeline = speech.draw_timeline(rng, labels, n_steps, corpus.log_f0_mean[corpus.speaker_of[chosen]])
-    n_bins = int(pitch_bin(np.array([np.nan], dtype=np.float32))[0]) + 1
+    chosen = rng.choice(len(voices.owner), min(_TIMELINE_UTTERANCES, len(voices.owner)), replace=False)
+    n_steps = voices.n_samples[chosen] * speech.STEPS_PER_S // SAMPLE_RATE_HZ
+    timeline = speech.draw_timeline(rng, labels, n_steps, voices.log_f0_mean[voices.owner[chosen]])
+    n_bins = len(pitch_of_bin_hz()) + 1
     joint = np.zeros((len(labels.names), n_bins))
     np.add.at(joint, (timeline.phoneme, pitch_bin(timeline.f0_hz)), 1.0)
     joint += 1e-3 * joint.sum() * labels.shares[:, None] / n_bins  # every label has been said, however rarely
     names = ["sil" if name in speech.SILENT_LABELS else name for name in labels.names]
     _, class_of_label = np.unique(names, return_inverse=True)
-    seconds = float((n_samples * is_train).sum()) / SAMPLE_RATE_HZ
-    return LabelShares(joint / joint.sum(), speaker / speaker.sum(), class_of_label, seconds)
+    return LabelShares(joint / joint.sum(), speaker / speaker.sum(), class_of_label)
+
+
+def frames_of(X: Array, counts: Array, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return the frames that a table counts, in random order: rows float32 (n_frames, dim), classes int64."""
+    codes, classes = np.nonzero(counts)
+    each = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(codes)), counts[codes, classes].astype(int)))
+    return X.astype(np.float32)[codes[each]], classes[each]
 
 
 class CodecTables:
@@ -70,42 +73,50 @@ class CodecTables:
     ----------
     name : str
         A key of `benchmarks.scale.codecs.SHAPES`.
-    corpus : ScaleCorpus
+    voices : Voices
     seed : int
+
+    Attributes
+    ----------
+    n_frames : int
+        Training frames of the whole corpus.
+    codebooks : float32 array of shape (8, 1024, dim)
     """
 
-    def __init__(self, name: str, corpus: ScaleCorpus, seed: int) -> None:
-        labels = speech.label_model()
-        shape = SHAPES[name]
-        self._shares = label_shares(corpus, labels, seed)
-        self._codec = ScaleCodec(shape, labels, corpus, [seed, 1, list(SHAPES).index(name)])
+    def __init__(self, name: str, voices: Voices, seed: int) -> None:
+        labels, shape, place = speech.label_model(), SHAPES[name], list(SHAPES).index(name)
+        self._shares = label_shares(voices, labels, seed)
+        self._codec = ScaleCodec(shape, labels, voices.is_female, [seed, 1, place])
         self._weights = mixture_weights(shape)
-        self._seed = [seed, 12, list(SHAPES).index(name)]
-        self.n_frames = int(self._shares.n_train_s * shape.sample_rate_hz / shape.hop_samples)
+        self._seed = [seed, 12, place]
+        self.n_frames = int(
+            _TRAIN_SHARE * voices.n_samples.sum() / SAMPLE_RATE_HZ * shape.sample_rate_hz / shape.hop_samples
+        )
         self.codebooks = self._codec.codebooks
 
-    def problem(self, task: str, layer: int) -> LogisticProblem | LeastSquaresProblem:
-        """Return a task's problem on one layer, counted from 1, standardised."""
-        rng = np.random.default_rng([*self._seed, layer, ("phoneme", "speaker", "pitch").index(task)])
+    def problem(
+        self, task: str, layer: int, n_frames: int | None = None, class_weight: ClassWeight = "balanced"
+    ) -> LogisticProblem | LeastSquaresProblem:
+        """Return a task's problem on one layer, counted from 1, standardised; by default of all training frames."""
+        n_frames = self.n_frames if n_frames is None else n_frames
+        rng = np.random.default_rng([*self._seed, layer, TASKS.index(task)])
         if task == "pitch":
-            n, sum_y, sum_y2 = self._moments(rng, layer)
+            n, sum_y, sum_y2 = self._moments(rng, layer, n_frames)
             return LeastSquaresProblem(self._rows(layer, n), n, sum_y, sum_y2)
-        counts = rng.poisson(self.n_frames * getattr(self, f"_{task}s")(layer)).astype(np.float64)
+        counts = rng.poisson(n_frames * getattr(self, f"_{task}s")(layer)).astype(np.float64)
         counts = counts[:, counts.sum(axis=0) > 0]
-        return LogisticProblem(self._rows(layer, counts.sum(axis=1)), counts)
+        X = self._rows(layer, counts.sum(axis=1))
+        return LogisticProblem(X, counts, class_weight, dense_rows=partial(frames_of, X, counts, layer))
 
-    def draw_codes(self, rng: np.random.Generator, phoneme: NDArray[np.intp]) -> NDArray[np.uint16]:
-        """Draw codes of all layers, uint16 (n_layers, n_frames), for frames whose phoneme class is known."""
-        codes = np.empty((N_LAYERS, len(phoneme)), dtype=np.uint16)
-        for layer in range(1, N_LAYERS + 1):
-            table = self._phonemes(layer).T
-            edges = np.cumsum(table / table.sum(axis=1, keepdims=True), axis=1)
-            edges[:, -1] = 1.0
-            # rows one after another on one axis: row k's edges lie between k and k + 1
-            edges_of_all = (edges + np.arange(len(edges))[:, None]).ravel()
-            places = np.searchsorted(edges_of_all, phoneme + rng.random(len(phoneme)))
-            codes[layer - 1] = np.minimum(places - phoneme * edges.shape[1], edges.shape[1] - 1)
-        return codes
+    def code_edges(self, layer: int) -> Array:
+        """Return the distribution functions of codes given class k, float64 (n_classes, 1024), from k to k + 1.
+
+        Flattened they rise throughout, so that searching them for k + u, u uniform, draws code and class at once.
+        """
+        table = self._phonemes(layer).T
+        edges = np.cumsum(table / table.sum(axis=1, keepdims=True), axis=1)
+        edges[:, -1] = 1.0
+        return np.asarray(edges + np.arange(len(edges))[:, None])
 
     @property
     def phoneme_shares(self) -> Array:
@@ -138,13 +149,13 @@ class CodecTables:
         rest = joint.sum(axis=1) @ by_phoneme + joint.sum(axis=0) @ by_pitch + by_none[0]
         return np.ascontiguousarray((self._shares.speaker[:, None] * (by_speaker + rest)).T)
 
-    def _moments(self, rng: np.random.Generator, layer: int) -> tuple[Array, Array, Array]:
+    def _moments(self, rng: np.random.Generator, layer: int, n_frames: int) -> tuple[Array, Array, Array]:
         """Return frames, sum of F0 and of its square by code, over voiced frames."""
         by_phoneme, by_speaker, by_pitch, by_none = self._mixture(layer)
         joint = self._shares.phoneme_and_pitch[:, :-1]
         share = joint.sum(axis=0)
         rest = self._shares.speaker @ by_speaker + by_none[0]
-        n = rng.poisson(self.n_frames * (share[:, None] * (by_pitch[:-1] + rest) + joint.T @ by_phoneme)).astype(float)
+        n = rng.poisson(n_frames * (share[:, None] * (by_pitch[:-1] + rest) + joint.T @ by_phoneme)).astype(float)
         centre = pitch_of_bin_hz()[:, None]
         return n.sum(axis=0), (n * centre).sum(axis=0), (n * (centre**2 + _SPREAD_IN_BIN_HZ**2)).sum(axis=0)
 
