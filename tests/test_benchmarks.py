@@ -32,6 +32,7 @@ SMALL = {
     "bench_read.py": ("--frames-128", "3000", "--frames-1024", "1500", "--utterances", "3", "--batch-frames", "200"),
     "bench_size.py": ("--max-utterances", "6", "--max-dense-frames", "2000"),
     "bench_build.py": ("--utterances", "4", "--codec", "melrvq", "--standin-workers", "1"),
+    "gpu_suite.py": ("--small",),
     "real_curves.py": ("--codec", "melrvq", "--max-utterances", "12"),
 }
 
