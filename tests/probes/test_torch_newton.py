@@ -1,5 +1,6 @@
 """Exact codeword fits on a device of torch: the processor stands for it wherever there is no GPU."""
 
+import json
 import os
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from schemas.record import check_record
 from tests.probes.problems import logistic_problem, with_dense_rows
 from tests.probes.test_backends import TestExact as ExactSuite
 from tests.probes.test_backends import TestSklearnCollapsed as SklearnSuite
+from tests.support.command_line import run, run_well
 from tests.support.stores import StoreRecipe, write_store
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -232,6 +234,19 @@ class TestRecords:
             check_record(record)
             assert (record["outcome"], theirs["device"]) == ("converged", "cpu")
             assert record["objective"] == pytest.approx(theirs["objective"], rel=1e-6)
+
+    @pytest.mark.usefixtures("processor_for_gpu")
+    def test_the_command_fits_codewords_on_a_device(self, store_path, tmp_path):
+        asked = ("probe", store_path, "--output", tmp_path, "--layer", "1", "--task", "speaker", "--device", "cuda")
+        (record,) = json.loads(run_well(*asked, "--json").stdout)
+        assert (record["outcome"], record["representation"]) == ("converged", "codeword")
+        assert record["device"] == f"cpu, torch {torch.__version__}"
+        assert record["gap_bound"] <= 1e-6 * record["objective"]
+
+    def test_the_command_says_what_devices_there_are(self, store_path, tmp_path):
+        ended = run("probe", store_path, "--output", tmp_path, "--device", "cuda:99")
+        assert ended.error.startswith("--device cuda:99: torch ")
+        assert (tmp_path / "records.jsonl").read_text() == ""
 
     def test_the_command_fits_by_scikit_learn_on_a_device(self, store_path, tmp_path):
         """SciPy has to be told before it is imported, which only a process of its own shows."""
