@@ -60,7 +60,9 @@ def told_of(asked: Asked, name: str, problem: LogisticProblem, options: FitOptio
             fit = chosen.fit_logistic(problem, options)
     except Exception as error:  # noqa: BLE001  (of one backend: the others are worth having)
         return {"error": error_line(error)}
+    design = getattr(fit, "design", None)  # the rows a library was given, where its backend tells
     return {
+        "design": None if design is None else {"kind": design.kind, "n_rows": design.n_rows},
         "outcome": fit.outcome,
         "n_iter": fit.n_iter,
         "seconds_fit": round(fit.seconds, 3),

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -66,8 +66,7 @@ class ExactBackend:
         tol = DEFAULT_TOL if options.tol is None else options.tol
         max_iter = DEFAULT_MAX_ITER if options.max_iter is None else options.max_iter
         limits = Limits(estimate=_MARGIN * tol, bound=max(tol, _PROVE), max_iter=max_iter)
-        # what a device leaves to the processor has its cores to itself: a device is one process's
-        with np.errstate(all="ignore"), _one_thread() if options.device == "cpu" else nullcontext():
+        with np.errstate(all="ignore"), _one_thread():
             try:
                 return _fit(problem, limits, _solver(options.device), begin)
             except (np.linalg.LinAlgError, ValueError, FloatingPointError):
