@@ -128,9 +128,10 @@ class TorchPass:
 
     def _pull(self, total: Any, columns: Any, residual: Any) -> None:
         """Add a block's sums over the frames of each code."""
-        rows = residual[:, None].expand(-1, columns.shape[1], -1).reshape(-1, residual.shape[1])
-        of_block = self._torch.zeros(total.shape, dtype=rows.dtype, device=self._device)
-        total += of_block.index_add_(0, columns.reshape(-1), rows).to(self._adding).to(total.dtype)
+        of_block = self._torch.zeros(total.shape, dtype=residual.dtype, device=self._device)
+        for column in columns.T:  # all layers at once would need the residual as often in memory
+            of_block.index_add_(0, column, residual)
+        total += of_block.to(self._adding).to(total.dtype)
 
     def _spread(self, coef: Any) -> Any:
         """Return `Stack.spread` on the device."""
