@@ -28,6 +28,7 @@ def run(asked: Asked) -> dict[str, Any]:
     told: dict[str, Any] = {"weights": "untrained, codebooks by k-means on synthetic speech"}
     for name, found in checkpoints(asked):
         told[name] = {"skipped": found} if isinstance(found, str) else compare(asked, name, found)
+        asked.keep(told)
     return told
 
 

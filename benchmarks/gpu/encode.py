@@ -27,6 +27,7 @@ def run(asked: Asked) -> dict[str, Any]:
     told: dict[str, Any] = {}
     for name, found in checkpoints(asked):
         told[name] = {"skipped": found} if isinstance(found, str) else measure(asked, name, found)
+        asked.keep(told)
     return told
 
 
