@@ -9,8 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from probes.logit_space import check_pivots
 from probes.shared_inverse import LARGEST_SCALE
+
+Array = NDArray[np.float64]
 
 _JITTER = 1e-13  # of blocks of unit diagonal
 _PIECE_BYTES = 1 << 30  # of blocks that are factorised at once
@@ -75,6 +79,19 @@ class SharedBlock:
     def __call__(self, residual: torch.Tensor) -> torch.Tensor:
         """Return each class's inverse times its column of `residual` (n_codes, n_classes)."""
         return self._scales * (self._inverse @ (self._scales * residual))
+
+
+def centred_inverse(codewords: Array, device: torch.device) -> Array:
+    """Return what `probes.logit_space.centred_inverse` does, made on a device; raises as it does."""
+    X = torch.from_numpy(np.ascontiguousarray(codewords)).to(device)
+    gram = X @ X.T
+    gram += gram.trace() / len(gram)
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    check_pivots(factor.diagonal().cpu().numpy(), int(failed))
+    inverse = torch.cholesky_inverse(factor)
+    ones_image = inverse.sum(dim=1)
+    inverse -= torch.outer(ones_image, ones_image) / ones_image.sum()
+    return np.asarray(inverse.cpu().numpy())
 
 
 def _invert(blocks: torch.Tensor, out: torch.Tensor) -> None:

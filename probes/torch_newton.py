@@ -10,6 +10,7 @@ evaluated again and proved in NumPy.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from probes.reduction import ReducedProblem
 from probes.shared_space import SharedSpace
 from probes.solver import NOISE, Limits, Solution, SolverOutcome, Space, evaluate_at, proved_bound
 from probes.spaces import logit_space, solve
-from probes.torch_blocks import ClassBlocks, SharedBlock
+from probes.torch_blocks import ClassBlocks, SharedBlock, centred_inverse
 from probes.torch_errors import device_errors
 
 Array = NDArray[np.float64]
@@ -51,9 +52,9 @@ def solve_on_device(problem: ReducedProblem, limits: Limits, device: torch.devic
     BackendError
         When the device has too little memory, or fails.
     """
-    logit = logit_space(problem)
-    space: LogitSpace | FeatureSpace = FeatureSpace(problem) if logit is None else logit
     with device_errors(device, "the Hessian of this probe", "free some, or use --device cpu"):
+        logit = logit_space(problem, partial(centred_inverse, device=device))
+        space: LogitSpace | FeatureSpace = FeatureSpace(problem) if logit is None else logit
         solution = _Newton(space, limits, device).to_the_end()
     if solution.outcome != "stalled":
         return space, solution

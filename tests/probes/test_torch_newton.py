@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from probes import logit_space
 from probes.backends.exact import ExactBackend
 from probes.backends.sklearn import SklearnBackend
 from probes.class_blocks import inverse_blocks
@@ -25,7 +26,7 @@ from probes.shared_inverse import curvature_of
 from probes.shared_space import SharedSpace
 from probes.solver import Limits
 from probes.spaces import solve
-from probes.torch_blocks import ClassBlocks, SharedBlock
+from probes.torch_blocks import ClassBlocks, SharedBlock, centred_inverse
 from probes.torch_newton import _Newton, solve_on_device
 from schemas.record import check_record
 from tests.probes.problems import logistic_problem, with_dense_rows
@@ -121,6 +122,15 @@ def test_codewords_of_lost_rank_go_to_the_features(device):
     assert found.value == pytest.approx(expected.value, rel=2e-9)
 
 
+def test_the_inverse_that_the_penalty_is_made_of(device):
+    X = reduce_problem(logistic_problem(**WIDE, condition=1e3)).codewords
+    expected = logit_space.centred_inverse(X)
+    np.testing.assert_allclose(centred_inverse(X, device), expected, rtol=1e-7, atol=1e-10 * np.abs(expected).max())
+    for bad in (np.vstack([X, X[:2].mean(axis=0)]), np.full_like(X, np.inf)):
+        with pytest.raises(np.linalg.LinAlgError, match="affinely dependent"):
+            centred_inverse(bad, device)
+
+
 @pytest.mark.parametrize("make", [LogitSpace, FeatureSpace])
 def test_class_blocks_are_inverted(make, device):
     space = make(reduce_problem(logistic_problem(**WIDE, n_classes=4)))
@@ -138,13 +148,14 @@ def test_class_blocks_are_inverted(make, device):
 
 
 def test_blocks_come_in_pieces_where_memory_is_short(monkeypatch):
-    features, curvature = torch.rand((30, 6), dtype=torch.float64), torch.rand((30, 7), dtype=torch.float64)
+    rng = np.random.default_rng(0)
+    features, curvature = torch.from_numpy(rng.standard_normal((30, 6))), torch.from_numpy(rng.random((30, 7)))
     strength = torch.full((6, 1), 1e-3, dtype=torch.float64)
     monkeypatch.setattr("probes.torch_blocks._PIECE_BYTES", 3 * 8 * 30 * 6)
     blocks = ClassBlocks(features, strength)
     blocks.refresh(curvature)
     expected = inverse_blocks(features.numpy(), curvature.numpy(), strength[:, 0].numpy())
-    np.testing.assert_allclose(blocks._inverses.numpy(), expected, rtol=1e-3)
+    np.testing.assert_allclose(blocks._inverses.numpy(), expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
 
 
 def test_a_block_that_rounding_has_spoiled_becomes_its_diagonal():
