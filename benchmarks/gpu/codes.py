@@ -15,7 +15,7 @@ from benchmarks.gpu.piece import Asked, significant, timed
 from benchmarks.gpu.speech import checkpoints, load, utterances
 from featstore.codecs.base import Checkpoint, LatentCodec
 
-_UTTERANCES, _DURATION_S = 16, 12.0
+_UTTERANCES, _DURATION_S = 12, 8.0
 _SMALL_UTTERANCES, _SMALL_DURATION_S = 2, 3.0
 _QUANTILES = (0.5, 0.9, 0.99)
 

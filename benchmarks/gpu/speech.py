@@ -15,8 +15,8 @@ from featstore.codecs.torch_support import build_quietly
 from featstore.corpora.synthetic_speech import SAMPLE_RATE_HZ, synthesise_utterance
 
 CODECS = ("encodec", "speechtokenizer")
-# On so much speech are untrained codebooks fitted: what SpeechTokenizer's take.
-_FIT_S, _SMALL_FIT_S = 84.0, 6.0
+# On so much speech are untrained codebooks fitted, by the processor; a build takes up to 84 s, a minute of work.
+_FIT_S, _SMALL_FIT_S = 30.0, 6.0
 # Another network of the same kind, which a processor runs in no time.
 _SMALL_CONFIG = {"n_filters": 8, "dimension": 32, "semantic_dimension": 16}
 
