@@ -38,22 +38,23 @@ def _utterance(speaker: int, duration_s: float, rate_hz: int) -> Samples:
 
 
 def checkpoints(asked: Asked) -> Iterator[tuple[str, Checkpoint | str]]:
-    """Yield each codec's name and its untrained checkpoint, or why there is none.
+    """Yield each codec's name and its untrained checkpoint, made when its turn comes, or why there is none.
 
     Raises
     ------
     SkippedPieceError
-        When there is none of any codec.
+        At the end, when there was none of any codec.
     """
-    found: dict[str, Checkpoint | str] = {}
+    absent: dict[str, str] = {}
     for name in CODECS:
+        found: Checkpoint | str
         try:
-            found[name] = checkpoint(asked, name)
+            found = checkpoint(asked, name)
         except (ImportError, OSError) as error:
-            found[name] = f"cannot be imported here ({error})"
-    if not any(isinstance(one, Checkpoint) for one in found.values()):
-        raise SkippedPieceError("; ".join(f"{name} {reason}" for name, reason in found.items()))
-    yield from found.items()
+            found = absent[name] = f"cannot be imported here ({error})"
+        yield name, found
+    if len(absent) == len(CODECS):
+        raise SkippedPieceError("; ".join(f"{name} {reason}" for name, reason in absent.items()))
 
 
 def checkpoint(asked: Asked, name: str) -> Checkpoint:
@@ -65,10 +66,9 @@ def checkpoint(asked: Asked, name: str) -> Checkpoint:
         When its library cannot be imported.
     """
     family = codec_family(name)
-    made = list(asked.work.glob(f"{name}-untrained.*t*"))
+    made = [path for path in asked.work.glob(f"{name}-untrained.*t*") if path.suffix != ".json"]
     if made:
-        weights = next(path for path in made if path.suffix != ".json")
-        return Checkpoint(weights, "untrained", weights.with_suffix(".json") if family.needs_config else None)
+        return Checkpoint(made[0], "untrained", made[0].with_suffix(".json") if family.needs_config else None)
     build_quietly(lambda: import_module(name))  # before speech is made for it
     audio = utterances(8, (_SMALL_FIT_S if asked.small else _FIT_S) / 8, family.sample_rate_hz)
     extra: dict[str, Any] = {}
