@@ -550,7 +550,7 @@ def verify(store: Path, full: bool, parts: tuple[Path, ...], reseal: bool, quiet
     type=_Device(),
     default="auto",
     show_default=True,
-    help="Where cumulative and concat probes pass over their frames: cpu, cuda, cuda:N or mps; auto is cpu.",
+    help="Where exact and sklearn fit classifications: cpu, cuda, cuda:N or mps (cumulative and concat); auto is cpu.",
 )
 @click.option(
     "--seed",
@@ -720,11 +720,15 @@ def _probe(stores: list[Path], output: Path, quiet: bool, arguments: dict[str, A
     from featstore.progress import ProgressBar
     from probes.figures_ahead import FiguresAhead
     from probes.options import ProbeOptions
+
+    options = ProbeOptions(**arguments)
+    if options.fits_tensors_by_sklearn:
+        os.environ["SCIPY_ARRAY_API"] = "1"  # read once, when SciPy is imported
     from probes.runner import run_probes
 
     with FiguresAhead(output / "figures") as drawing:
         with ProgressBar("probe", quiet) as bar:
-            records = run_probes(stores, output, ProbeOptions(**arguments), bar, drawing.begin)
+            records = run_probes(stores, output, options, bar, drawing.begin)
         return _results(records, output, drawing.finish(records), as_json)
 
 

@@ -30,8 +30,9 @@ from benchmarks.measure.ending import run_clearly  # noqa: E402
 from benchmarks.measure.scale_store import record_path  # noqa: E402
 from benchmarks.scale import codecs, speech  # noqa: E402
 from benchmarks.scale.alias import N_CODEWORDS  # noqa: E402
-from benchmarks.scale.corpus import SAMPLE_RATE_HZ, SHAPES, ScaleCorpus, make_corpus  # noqa: E402
+from benchmarks.scale.corpus import ScaleCorpus, make_corpus  # noqa: E402
 from benchmarks.scale.drawing import draw_frames, frames_of_rows, make_codecs, store_header  # noqa: E402
+from benchmarks.scale.voices import SAMPLE_RATE_HZ, SHAPES  # noqa: E402
 from featstore.atomic import write_text_once  # noqa: E402
 from featstore.store import Store  # noqa: E402
 from featstore.writer import StoreWriter  # noqa: E402

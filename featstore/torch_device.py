@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def torch_device(name: str) -> "torch.device":
-    """Return the device called `name` ("cpu", "cuda", "cuda:1", "mps").
+    """Return the device called `name` ("cpu", "cuda", "cuda:1", "mps"; "cpu:0" is torch's processor as well).
 
     Raises
     ------
@@ -29,7 +29,7 @@ def torch_device(name: str) -> "torch.device":
     available = ["cpu", *(f"cuda:{index}" for index in range(n_gpus))]
     if torch.backends.mps.is_available():
         available.append("mps")
-    asked = "cuda:0" if name == "cuda" else name
+    asked = {"cuda": "cuda:0", "cpu:0": "cpu"}.get(name, name)
     if asked not in available:
         raise FeatstoreError(
             f"--device {name}: torch {torch.__version__} sees only {', '.join(available)}{problem}; use one of these, "

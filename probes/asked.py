@@ -11,11 +11,12 @@ from probes.backends.base import Backend, Problem, fit_with
 from probes.evaluation import EvaluationFrames
 from probes.frame_rows import check_memory, least_squares_problem, logistic_problem
 from probes.problem import Fit, FitOptions
-from probes.questions import ClassQuestion, PitchQuestion, Standardiser
+from probes.questions import ClassQuestion, PitchQuestion
 from probes.scores import Scores, Scoring, class_scores, pitch_scores
 from probes.stacked.fit import fit_stacked, score_stacked
 from probes.stacked.question import StackedClassQuestion, StackedQuestion
 from probes.stacked.torch_pass import device_text
+from probes.standardiser import Standardiser
 
 
 class Asked(Protocol):
@@ -35,12 +36,8 @@ class Asked(Protocol):
         """Return why `backend` cannot fit this, or None where it can."""
         ...
 
-    def n_threads(self, backend: Backend) -> int | None:
+    def n_threads(self, backend: Backend, options: FitOptions) -> int | None:
         """Return the threads of a fit; None where the library decides."""
-        ...
-
-    def device(self, backend: Backend) -> str:
-        """Return where a fit runs, as a record says it."""
         ...
 
     def fit(self, backend: Backend, options: FitOptions) -> Fit:
@@ -50,6 +47,13 @@ class Asked(Protocol):
     def scores(self, fit: Fit, evaluation: EvaluationFrames, scoring: Scoring) -> Scores:
         """Score a fit on the evaluation frames."""
         ...
+
+
+def device_of_fit(asked: Asked, backend: Backend, options: FitOptions) -> str:
+    """Return where a fit runs, as a record says it; regressions are solved by the processor."""
+    if asked.classes is None or options.device == "cpu":
+        return backend.availability().device
+    return device_text(options.device)
 
 
 class AskedOfCodeword:
@@ -73,13 +77,9 @@ class AskedOfCodeword:
         """Ask the backend."""
         return backend.refuses(self._question.problem, options)
 
-    def n_threads(self, backend: Backend) -> int | None:
+    def n_threads(self, backend: Backend, options: FitOptions) -> int | None:
         """Return 1 for our own solver."""
         return 1 if backend.name == "exact" else None
-
-    def device(self, backend: Backend) -> str:
-        """Return the backend's."""
-        return backend.availability().device
 
     def fit(self, backend: Backend, options: FitOptions) -> Fit:
         """Fit from the tables."""
@@ -103,12 +103,10 @@ class AskedOfLayers:
         Names the probe in messages.
     n_threads : int
         Threads of an exact fit.
-    device : str
-        Where the passes of an exact classification run: ``cpu``, or a device of torch.
     """
 
-    def __init__(self, question: StackedQuestion, what: str, n_threads: int, device: str = "cpu") -> None:
-        self._question, self._what, self._n_threads, self._device = question, what, n_threads, device
+    def __init__(self, question: StackedQuestion, what: str, n_threads: int) -> None:
+        self._question, self._what, self._n_threads = question, what, n_threads
         self.standardiser = question.standardiser
         self.classes = question.classes if isinstance(question, StackedClassQuestion) else None
 
@@ -116,22 +114,16 @@ class AskedOfLayers:
         """Ask the backend, which has to see the rows."""
         return None if backend.name == "exact" else backend.refuses(self._rows, options)
 
-    def n_threads(self, backend: Backend) -> int | None:
+    def n_threads(self, backend: Backend, options: FitOptions) -> int | None:
         """Return the threads that share the passes over frames; a regression or a GPU has none to share."""
         if backend.name != "exact":
             return None
-        return 1 if self.classes is None or self._device != "cpu" else self._n_threads
-
-    def device(self, backend: Backend) -> str:
-        """Return the device of the passes; a regression has none, and is solved by the processor."""
-        if backend.name != "exact" or self.classes is None or self._device == "cpu":
-            return backend.availability().device
-        return device_text(self._device)
+        return 1 if self.classes is None or options.device != "cpu" else self._n_threads
 
     def fit(self, backend: Backend, options: FitOptions) -> Fit:
         """Fit from codes and tables, or from rows."""
         if backend.name == "exact":
-            return fit_stacked(self._question, options, self._n_threads, self._device)
+            return fit_stacked(self._question, options, self._n_threads, options.device)
         return fit_with(backend, self._rows, options)
 
     def scores(self, fit: Fit, evaluation: EvaluationFrames, scoring: Scoring) -> Scores:

@@ -49,6 +49,11 @@ class FeatureSpace:
         self._n_refreshes = 0
 
     @property
+    def features_and_penalty(self) -> tuple[Array, Array]:
+        """Features (n_codes, n_directions + 1), and the penalty's strength of each, (n_directions + 1, 1); float64."""
+        return self._features.values, self._strength
+
+    @property
     def iteration_cost(self) -> float:
         """Multiplications of one iteration's products, per class."""
         n_codes, n_directions = self._features.values.shape

@@ -20,9 +20,10 @@ from probes.frame_rows import check_memory, least_squares_problem, logistic_prob
 from probes.frame_scores import ClassTask, class_frame_scores, pitch_frame_scores
 from probes.held_out import parts_of_frames
 from probes.problem import Fit, FitOptions, LeastSquaresProblem
-from probes.questions import Settings, Standardiser, check_classes, renumbered, task_classes
+from probes.questions import Settings, check_classes, renumbered, task_classes
 from probes.scores import Scores, Scoring
 from probes.stacked.training import FrameSample
+from probes.standardiser import Standardiser
 from schemas.store import EVAL
 
 Array = NDArray[np.float64]
@@ -64,13 +65,9 @@ class AskedOfLatents:
         """Refuse our own solver, which is for counts; else ask the backend."""
         return REFUSAL if backend.name == "exact" else backend.refuses(self._problem, options)
 
-    def n_threads(self, backend: Backend) -> int | None:
+    def n_threads(self, backend: Backend, options: FitOptions) -> int | None:
         """Return None: libraries decide."""
         return None
-
-    def device(self, backend: Backend) -> str:
-        """Return the backend's."""
-        return backend.availability().device
 
     def fit(self, backend: Backend, options: FitOptions) -> Fit:
         """Fit on the rows."""

@@ -34,6 +34,12 @@ _VECTOR_WORK = 3000
 class LogitSpace:
     """Logits of the reduced problem's codes as the unknown, float64 array of shape (n_codes, n_classes).
 
+    Parameters
+    ----------
+    problem : ReducedProblem
+    invert : callable or None
+        Makes of the codewords the inverse that Q is made of; None: `centred_inverse`, by the processor.
+
     Raises
     ------
     numpy.linalg.LinAlgError
@@ -43,18 +49,23 @@ class LogitSpace:
     name = "logit"
     metric_is_hessian = False
 
-    def __init__(self, problem: ReducedProblem):
+    def __init__(self, problem: ReducedProblem, invert: Callable[[Array], Array] | None = None):
         n_codes, dim = problem.codewords.shape
         if n_codes > dim + 1:
             raise np.linalg.LinAlgError("more codes than dimensions")
         self.problem = problem
         self._n_codes = n_codes
-        penalty = problem.l2_strength * _centred_inverse(problem.codewords)
+        penalty = problem.l2_strength * (invert or centred_inverse)(problem.codewords)
         stiffness = float((np.diag(penalty) / problem.weights[:, 0]).max())
         self._penalty = Matrix(penalty, in_single=stiffness < _STIFFEST_SINGLE)
         self._codewords = Matrix(problem.codewords)
         self._penalty_diagonal = np.maximum(np.diag(self._penalty.values), np.finfo(float).tiny)[:, None]
         self._start: Array | None = None
+
+    @property
+    def features_and_penalty(self) -> tuple[None, Array]:
+        """None, as logits are the unknown, and Q, float64 (n_codes, n_codes)."""
+        return None, self._penalty.values
 
     @property
     def iteration_cost(self) -> float:
@@ -144,16 +155,32 @@ class LogitSpace:
         return logits
 
 
-def _centred_inverse(codewords: Array) -> Array:
-    """Return G^-1 - G^-1 1 1' G^-1 / (1' G^-1 1) of the docstring above, float64 array of shape (n_codes, n_codes)."""
+def centred_inverse(codewords: Array) -> Array:
+    """Return G^-1 - G^-1 1 1' G^-1 / (1' G^-1 1) of the docstring above, float64 array of shape (n_codes, n_codes).
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        When the codewords are affinely dependent, to rounding.
+    """
     gram = codewords @ codewords.T
     gram += np.trace(gram) / len(gram)
     factor, failed = dpotrf(gram, lower=1)
-    pivots = np.abs(np.diag(factor))
-    if failed or not np.isfinite(pivots).all() or pivots.min() <= _SMALLEST_PIVOT * pivots.max():
-        raise np.linalg.LinAlgError("codewords are affinely dependent")
+    check_pivots(np.diag(factor), failed)
     lower, _ = dpotri(factor, lower=1)
     inverse: Array = np.tril(lower) + np.tril(lower, -1).T
     ones_image = inverse.sum(axis=1)
     inverse -= np.outer(ones_image, ones_image) / ones_image.sum()
     return inverse
+
+
+def check_pivots(pivots: Array, failed: int) -> None:
+    """Refuse a Cholesky factor with this diagonal, or one that failed: its inverse would be noise.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+    """
+    pivots = np.abs(pivots)
+    if failed or not np.isfinite(pivots).all() or pivots.min() <= _SMALLEST_PIVOT * pivots.max():
+        raise np.linalg.LinAlgError("codewords are affinely dependent")

@@ -19,7 +19,7 @@ class ProbeOptions:
     `max_train_frames`: size of the sample to fit on, drawn by `seed`; None takes every frame.
     `n_workers`: processes that count and fit; None chooses by the cores and the work.
     `n_threads`: threads that share a cumulative or concat fit; None is one for each core that processes leave.
-    `device`: where such fits pass over their frames; ``auto`` is the CPU.
+    `device`: where `exact` and `sklearn` fit classifications; ``auto`` is the CPU. `cuml` takes the GPU by itself.
 
     Raises
     ------
@@ -79,10 +79,12 @@ class ProbeOptions:
                 f"--threads {self.n_threads}: threads share the cumulative and concat probes of exact alone; drop it, "
                 "or give processes by --workers"
             )
-        if self.fit_device != "cpu" and not passes_over_frames:
+        if self.fit_device != "cpu" and self.backend == "cuml":
+            raise WrongUsageError(f"--device {self.device}: cuml takes the GPU by itself; drop it")
+        if self.device == "mps" and not passes_over_frames:
             raise WrongUsageError(
-                f"--device {self.device}: only cumulative and concat probes of exact go to a device; drop it or choose "
-                "--backend cuml"
+                "--device mps: has no float64, which all but the cumulative and concat probes of exact are fitted in; "
+                "drop it"
             )
         if self.device == "cpu" and self.backend == "cuml":
             raise WrongUsageError("--device cpu: cuml is for GPUs; choose --backend sklearn")
@@ -99,11 +101,16 @@ class ProbeOptions:
 
     @property
     def fit_device(self) -> str:
-        """Where passes over frames run: no torch is loaded to find out what there is."""
+        """Where exact and sklearn fit: no torch is loaded to find out what there is."""
         return "cpu" if self.device == "auto" else self.device
+
+    @property
+    def fits_tensors_by_sklearn(self) -> bool:
+        """Whether scikit-learn will be given tensors, for which SciPy has to be told before it is imported."""
+        return self.fit_device != "cpu" and (self.backend == "sklearn" or self.representation == "latent")
 
     @property
     def fit(self) -> FitOptions:
         """The part that changes how it is fitted; only single codewords repeat, so that rows collapse."""
         rows = self.rows if self.representation == "codeword" else "dense"
-        return FitOptions(self.tol, self.max_iter, rows)  # type: ignore[arg-type]
+        return FitOptions(self.tol, self.max_iter, rows, self.fit_device)  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from featstore import __version__
 from featstore.frames import Frames
 from featstore.store import Store
-from probes.asked import Asked, AskedOfCodeword, AskedOfLayers
+from probes.asked import Asked, AskedOfCodeword, AskedOfLayers, device_of_fit
 from probes.backends.base import Backend
 from probes.backends.registry import backend as backend_called
 from probes.bootstrap import resampled_path, save_resampled
@@ -130,7 +130,10 @@ class Prober:
         fit, used, fallback = self._fitter.fit(asked, self._options.fit, name)
         record |= _fit_fields(fit)
         record |= {"backend_used": used.name, "fallback_reason": fallback, "versions": _versions(used)}
-        record |= {"n_threads": asked.n_threads(used), "device": asked.device(used)}
+        record |= {
+            "n_threads": asked.n_threads(used, self._options.fit),
+            "device": device_of_fit(asked, used, self._options.fit),
+        }
         if fit.outcome == "non_finite":
             return record | self._frame_counts(job, frames) | {"reason": "the fit met numbers that are not finite"}
         scores = asked.scores(fit, self._evaluation_of(job, frames, spooled), self._options.scoring)
@@ -158,7 +161,7 @@ class Prober:
         assert job.layer is not None
         if representation != "codeword":
             question = stacked_question(frames, job.task, job.layer, representation, settings, split, *sample)
-            return AskedOfLayers(question, _name(job, representation), self._n_threads, options.fit_device)
+            return AskedOfLayers(question, _name(job, representation), self._n_threads)
         tables = spooled.tables(job.layer)
         codes = partial(self._codes_of, job)
         if job.task == "pitch":

@@ -115,11 +115,15 @@ class FitOptions:
         None: the backend's default.
     rows : {"collapsed", "dense"}
         ``collapsed``: at most n_codes x n_classes weighted rows (the same objective); ``dense``: one row a frame.
+    device : str
+        Where `exact` and `sklearn` fit classifications: ``cpu``, or a device of torch that has float64, such as
+        ``cuda`` (``cpu:0`` is torch on the processor). Least squares is the processor's.
     """
 
     tol: float | None = None
     max_iter: int | None = None
     rows: Literal["collapsed", "dense"] = "collapsed"
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)

@@ -218,7 +218,9 @@ def _layers(frames: Frames, options: ProbeOptions) -> Sequence[int | None]:
 
 def _key(frames: Frames, layer: int | None, task: str, options: ProbeOptions, backend_used: str) -> str:
     asked = {"backend": options.backend, "used": backend_used, "codec": frames.name, "layer": layer, "task": task}
-    asked |= asdict(options.settings) | asdict(options.fit) | asdict(options.scoring)
+    fit = asdict(options.fit)
+    del fit["device"]  # no part of the question
+    asked |= asdict(options.settings) | fit | asdict(options.scoring)
     asked |= {"eval_by": options.eval_by, "content": frames.store.content_digest}
     if options.representation != "codeword":  # which are not sampled
         asked |= {"representation": options.representation, "max_train_frames": options.max_train_frames}

@@ -24,7 +24,7 @@ _ALIKE = 0.7
 # smoothed start tells.
 _MOST_EMPTY = 0.2
 # Of s_k: a class further off is left to L-BFGS.
-_LARGEST_SCALE = 5.0
+LARGEST_SCALE = 5.0
 
 
 class SharedInverse:
@@ -45,7 +45,7 @@ class SharedInverse:
         diagonal += self._typical[:, 0]
         self._inverse = regular_inverse(block)
         scales = np.sqrt((self._typical + q) / (curvature + q))
-        self._scales = np.clip(scales, 1.0 / _LARGEST_SCALE, _LARGEST_SCALE).astype(np.float32)
+        self._scales = np.clip(scales, 1.0 / LARGEST_SCALE, LARGEST_SCALE).astype(np.float32)
 
     def of(self, force: Single) -> Single:
         """Return the scaled inverse times each class's column of `force` (n_codes, n_alike)."""

@@ -24,7 +24,7 @@ Array = NDArray[np.float64]
 SolverOutcome = Literal["converged", "iteration_limit", "stalled", "slow", "non_finite"]
 
 # Relative to the objective: below this the estimate is rounding noise and no further step can be told from none.
-_NOISE = 1e-15
+NOISE = 1e-15
 _WINDOW = 10
 # Steps after which logits and penalty, carried along by products in single precision, are computed from the unknown.
 _OLDEST_IMAGES = 20
@@ -138,7 +138,7 @@ class Solution:
 
 
 @dataclass
-class _Point:
+class Point:
     """An iterate with its linear images; `age` counts the steps since these were last computed from it."""
 
     unknown: Array
@@ -174,7 +174,7 @@ class _Run:
 
     def __init__(self, space: Space, start: Array, limits: Limits) -> None:
         self._space, self._limits = space, limits
-        self._point = _evaluate(space, start)
+        self._point = evaluate_at(space, start)
         self._memory = CurvatureMemory(start.shape, dtype=np.float32)
         self._estimates: list[float] = []  # one an iteration
         self._progress: list[float] = []  # the same, as the present metric would have had them
@@ -192,7 +192,7 @@ class _Run:
             outcome = self._verdict(n_iter)
             if outcome == "converged" and self._point.age:
                 # What rounding has gathered in the images is no proof: once more from the iterate itself.
-                self._point = _evaluate(self._space, self._point.unknown)
+                self._point = evaluate_at(self._space, self._point.unknown)
                 direction, slope = self._descend(again=True)
                 outcome = self._verdict(n_iter)
             if outcome is not None:
@@ -204,7 +204,7 @@ class _Run:
                 self._point = following
             elif len(self._since_refresh) > 1 or self._point.age or not self._memory.is_empty:
                 # The memory, an old metric or the images may be to blame: once more without them.
-                self._point = _evaluate(self._space, self._point.unknown)
+                self._point = evaluate_at(self._space, self._point.unknown)
                 self._memory.forget()
                 self._refresh()
             else:
@@ -255,7 +255,7 @@ class _Run:
     def _verdict(self, n_iter: int) -> SolverOutcome | None:
         """Return why to stop here, or None to go on."""
         scale, estimate = abs(self._point.value), self._estimates[-1]
-        if estimate <= self._limits.estimate * scale and (estimate <= _NOISE * scale or self._is_proved()):
+        if estimate <= self._limits.estimate * scale and (estimate <= NOISE * scale or self._is_proved()):
             return "converged"
         if n_iter >= self._limits.max_iter:
             return "iteration_limit"
@@ -266,9 +266,7 @@ class _Run:
         limit = self._limits.bound * abs(self._point.value)
         if self._point.age and not self._bound_due.is_due(self._estimates):
             return False
-        bound, self._dual = _gap_bound(self._space, self._point), None
-        if bound > limit:
-            bound, self._dual = _sharper_bound(self._space, self._point, bound)
+        bound, self._dual = proved_bound(self._space, self._point, limit)
         if bound <= limit:
             return True
         self._bound_due.missed(limit / bound, self._estimates)
@@ -299,23 +297,24 @@ class _DueBound:
         self._estimate = _EARLY * estimates[-1] * shrink_to
 
 
-def _estimate(slope: float, point: _Point) -> float:
+def _estimate(slope: float, point: Point) -> float:
     """Return the gap's estimate; infinite where the direction does not descend, which tells nothing of the gap."""
     if slope < 0:
         return -0.5 * slope
     return float("inf") if point.gradient.any() else 0.0
 
 
-def _evaluate(space: Space, unknown: Array) -> _Point:
+def evaluate_at(space: Space, unknown: Array) -> Point:
+    """Return the iterate `unknown` of `space` with its images, value and gradient."""
     logits, penalty_gradient = space.logits(unknown), space.penalty_product(unknown)
     probabilities, log_sum_exp = softmax(logits)
     value = cross_entropy(logits, log_sum_exp, space.problem.targets) + 0.5 * float(np.vdot(unknown, penalty_gradient))
     residual = space.problem.weights * probabilities - space.problem.targets
     gradient = space.gradient(residual, penalty_gradient)
-    return _Point(unknown, logits, penalty_gradient, probabilities, value, gradient)
+    return Point(unknown, logits, penalty_gradient, probabilities, value, gradient)
 
 
-def _step(space: Space, point: _Point, direction: Array, slope: float) -> _Point | None:
+def _step(space: Space, point: Point, direction: Array, slope: float) -> Point | None:
     """Move along `direction` to a lower point; None where there is none."""
     if not slope < 0:
         return None
@@ -334,19 +333,25 @@ def _step(space: Space, point: _Point, direction: Array, slope: float) -> _Point
         along = float(np.vdot(residual, logit_change)) + penalty_1 + step * penalty_2
         return Trial(step, value, along, (logits, probabilities, residual))
 
-    found = search(evaluate, point.value, slope, noise=10 * _NOISE * (1.0 + abs(point.value)))
+    found = search(evaluate, point.value, slope, noise=10 * NOISE * (1.0 + abs(point.value)))
     if found is None:
         return None
     unknown = point.unknown + found.step * direction
     if point.age + 1 >= _OLDEST_IMAGES:
-        return _evaluate(space, unknown)
+        return evaluate_at(space, unknown)
     logits, probabilities, residual = found.kept
     penalty_gradient = point.penalty_gradient + found.step * penalty_change
     gradient = space.gradient(residual, penalty_gradient)
-    return _Point(unknown, logits, penalty_gradient, probabilities, found.value, gradient, point.age + 1)
+    return Point(unknown, logits, penalty_gradient, probabilities, found.value, gradient, point.age + 1)
 
 
-def _gap_bound(space: Space, point: _Point) -> float:
+def proved_bound(space: Space, point: Point, limit: float) -> tuple[float, Array | None]:
+    """Return a bound on the gap at `point`; with the dual point that it takes, where the plain one is over `limit`."""
+    bound = _gap_bound(space, point)
+    return (bound, None) if bound <= limit else _sharper_bound(space, point, bound)
+
+
+def _gap_bound(space: Space, point: Point) -> float:
     """Return the space's bound where the intercept is solved for, to first order: the certificate solves it too."""
     weights, probabilities = space.problem.weights, point.probabilities
     residual = weights * probabilities - space.problem.targets
@@ -355,7 +360,7 @@ def _gap_bound(space: Space, point: _Point) -> float:
     return space.gap_bound(space.gradient(residual, point.penalty_gradient))
 
 
-def _sharper_bound(space: Space, point: _Point, bound: float) -> tuple[float, Array | None]:
+def _sharper_bound(space: Space, point: Point, bound: float) -> tuple[float, Array | None]:
     """Return the bound that the space's dual point gives, with that point; what is known already where it has none."""
     dual = space.dual_point(point.probabilities, point.gradient)
     if dual is None:

@@ -9,7 +9,7 @@ so what has been spent counts as well.
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -50,7 +50,7 @@ def solve(problem: ReducedProblem, limits: Limits, first: str | None = None) -> 
     solution : Solution
         Its unknown, with the iterations of all spaces.
     """
-    logit = _logit_space(problem)
+    logit = logit_space(problem)
     relay = _Relay(limits)
     tried: list[tuple[float, Space]] = []
     for space in _cheap_spaces(problem, logit, first):
@@ -110,10 +110,10 @@ def carry_over(unknown: Array, source: Space, target: Space) -> Array:
     return unknown if source is target else target.from_coefficients(*source.coefficients(unknown))
 
 
-def _logit_space(problem: ReducedProblem) -> LogitSpace | None:
-    """Return the saturated space; None where not every table of logits can be reached."""
+def logit_space(problem: ReducedProblem, invert: Callable[[Array], Array] | None = None) -> LogitSpace | None:
+    """Return the saturated space, see `LogitSpace`; None where not every table of logits can be reached."""
     try:
-        return LogitSpace(problem)
+        return LogitSpace(problem, invert)
     except np.linalg.LinAlgError:
         return None
 

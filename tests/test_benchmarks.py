@@ -35,6 +35,7 @@ SMALL = {
     "bench_build.py": ("--utterances", "4", "--codec", "melrvq", "--standin-workers", "1"),
     "bench_encoding.py": ("--utterances", "3", "--codec", "melrvq", "--no-compile"),
     "bench_growth.py": ("--sizes", "40", "80", "--encode-utterances", "4", "--codec", "melrvq"),
+    "gpu_suite.py": ("--small",),
     "real_curves.py": ("--codec", "melrvq", "--max-utterances", "12"),
 }
 

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import make_scale_store
 from benchmarks.measure.scale_store import read_making, record_path
-from benchmarks.scale import codecs, corpus, speech
+from benchmarks.scale import codecs, corpus, speech, voices
 from benchmarks.scale.alias import N_CODEWORDS, AliasTables, make_alias
 from featstore.errors import StoreError
 from featstore.store import Store
@@ -60,7 +60,7 @@ def test_codes_are_drawn_as_often_as_stated():
 
 
 def test_durations_are_those_of_librispeech():
-    durations = corpus.draw_durations_s(np.random.default_rng(0), 28_539, 12.69)
+    durations = voices.draw_durations_s(np.random.default_rng(0), 28_539, 12.69)
     assert durations.mean() == pytest.approx(12.69, rel=2e-3)
     assert 0.55 < ((durations > 11) & (durations < 17)).mean() < 0.85
     assert 0.05 < (durations < 6).mean() < 0.2

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.scale import speech
-from benchmarks.scale.corpus import SHAPES, ScaleCorpus, make_corpus
+from benchmarks.scale.corpus import ScaleCorpus, make_corpus
 from benchmarks.scale.drawing import draw_frames, make_codecs, store_header
+from benchmarks.scale.voices import SHAPES
 from featstore.merge import merge_stores
 from featstore.plan import MOST_SHARDS, SHARD_UTTERANCES
 from featstore.reading import BLOCK_FRAMES

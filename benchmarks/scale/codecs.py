@@ -11,12 +11,12 @@ sources is not linear either. The weights fall with depth.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.scale.alias import N_CODEWORDS, AliasTables
-from benchmarks.scale.corpus import ScaleCorpus
 from benchmarks.scale.speech import SILENT_LABELS, LabelModel
 
 N_LAYERS = 8
@@ -94,24 +94,34 @@ class ScaleCodec:
     ----------
     shape : CodecShape
     labels : LabelModel
-    corpus : ScaleCorpus
+    is_female : bool array of shape (n_speakers,)
     seed : sequence of int
     """
 
-    def __init__(self, shape: CodecShape, labels: LabelModel, corpus: ScaleCorpus, seed: list[int]) -> None:
+    def __init__(self, shape: CodecShape, labels: LabelModel, is_female: NDArray[np.bool_], seed: list[int]) -> None:
         rng = np.random.default_rng(seed)
         self.shape = shape
         self.codebooks = make_codebooks(rng, shape.dim)
         sources = [
             _phoneme_directions(rng, labels, shape.dim),
-            _speaker_directions(rng, corpus.is_female, shape.dim),
+            _speaker_directions(rng, is_female, shape.dim),
             _pitch_directions(rng, shape.dim),
         ]
         self._first_rows = np.cumsum([0, *map(len, sources)]).astype(np.int32)  # the last is the row of no source
         self._limits = (np.cumsum(mixture_weights(shape), axis=1) * (1 << 32)).astype(np.uint32)
         directions = np.concatenate(sources)
         tilts = np.repeat(_TILTS, [len(source) for source in sources], axis=0)
-        self._tables = [AliasTables(_distributions(rng, codebook, directions, tilts)) for codebook in self.codebooks]
+        self._distributions = [_distributions(rng, codebook, directions, tilts) for codebook in self.codebooks]
+
+    @cached_property
+    def _tables(self) -> list[AliasTables]:
+        return [AliasTables(probability) for probability in self._distributions]
+
+    def distributions(self, layer: int) -> list[NDArray[np.float64]]:
+        """Return p(v | source) at a layer, counted from 1, by phoneme label, speaker, pitch step and of no source."""
+        probability = self._distributions[layer - 1]
+        probability = probability / probability.sum(axis=1, keepdims=True)
+        return np.split(probability, self._first_rows[1:])
 
     def n_frames(self, n_samples: NDArray[np.int64], sample_rate_hz: int) -> NDArray[np.int64]:
         """Return how many frames utterances of this many samples have; int64 of the same shape."""
@@ -155,6 +165,12 @@ def pitch_bin(f0_hz: NDArray[np.float32]) -> NDArray[np.int32]:
     low, high = np.log(_PITCH_RANGE_HZ)
     place = (np.log(f0_hz) - np.float32(low)) * np.float32(_N_PITCH_BINS / (high - low))
     return np.where(np.isnan(place), _N_PITCH_BINS, np.clip(place, 0, _N_PITCH_BINS - 1)).astype(np.int32)
+
+
+def pitch_of_bin_hz() -> NDArray[np.float64]:
+    """Return the middle of each step of F0, float64 (24,), Hz."""
+    low, high = np.log(_PITCH_RANGE_HZ)
+    return np.asarray(np.exp(low + (np.arange(_N_PITCH_BINS) + 0.5) * (high - low) / _N_PITCH_BINS))
 
 
 def _phoneme_directions(rng: np.random.Generator, labels: LabelModel, dim: int) -> NDArray[np.float64]:

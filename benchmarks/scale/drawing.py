@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.scale import codecs, speech
-from benchmarks.scale.corpus import SAMPLE_RATE_HZ, ScaleCorpus
+from benchmarks.scale.corpus import ScaleCorpus
+from benchmarks.scale.voices import SAMPLE_RATE_HZ
 from featstore.header import CodecHeader, ShardRow, StoreHeader
 from featstore.shard import producer_versions
 
@@ -20,7 +21,7 @@ _CODEC, _SPEECH, _CODES = 1, 2, 3
 def make_codecs(labels: speech.LabelModel, corpus: ScaleCorpus, seed: int) -> dict[str, codecs.ScaleCodec]:
     """Return codecs of EnCodec's and SpeechTokenizer's shapes for a corpus, by name."""
     return {
-        name: codecs.ScaleCodec(codec, labels, corpus, [seed, _CODEC, place])
+        name: codecs.ScaleCodec(codec, labels, corpus.is_female, [seed, _CODEC, place])
         for place, (name, codec) in enumerate(codecs.SHAPES.items())
     }
 

@@ -1,13 +1,15 @@
 """Our own backend: fits from counts and moments, without ever forming a frame's row."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featstore.torch_device import torch_device
 from probes.backends.answers import non_finite_fit, trivial_fit
 from probes.backends.base import Availability, Problem
 from probes.certificate import Certificate, certify
@@ -20,6 +22,7 @@ from probes.solver import Limits, Solution, Space, minimise
 from probes.spaces import carry_over, solve
 
 Array = NDArray[np.float64]
+Solver = Callable[[ReducedProblem, Limits], tuple[Space, Solution]]
 
 DEFAULT_TOL = 1e-7
 DEFAULT_MAX_ITER = 10_000
@@ -30,7 +33,7 @@ _MARGIN = 0.1
 
 
 class ExactBackend:
-    """Preconditioned L-BFGS on the contingency table; a rank-revealing factorisation for least squares."""
+    """Preconditioned L-BFGS on the contingency table, on a device Newton's method; one factorisation for pitch."""
 
     name = "exact"
 
@@ -49,7 +52,13 @@ class ExactBackend:
         return {"numpy": np.__version__, "scipy": scipy.__version__}
 
     def fit_logistic(self, problem: LogisticProblem, options: FitOptions) -> Fit:
-        """Fit to a relative gap of `options.tol`, and prove what can be proved."""
+        """Fit to a relative gap of `options.tol`, and prove what can be proved; see `Backend`.
+
+        Raises
+        ------
+        FeatstoreError
+            When torch or `options.device` is not there.
+        """
         trivial = trivial_fit(problem)
         if trivial is not None:
             return trivial
@@ -59,7 +68,7 @@ class ExactBackend:
         limits = Limits(estimate=_MARGIN * tol, bound=max(tol, _PROVE), max_iter=max_iter)
         with np.errstate(all="ignore"), _one_thread():
             try:
-                return _fit(problem, limits, begin)
+                return _fit(problem, limits, _solver(options.device), begin)
             except (np.linalg.LinAlgError, ValueError, FloatingPointError):
                 # Finite input that overflows when squared: LAPACK refuses the infinities.
                 return non_finite_fit(problem, 0, time.perf_counter() - begin)
@@ -95,12 +104,25 @@ def _one_thread() -> Iterator[None]:
         yield
 
 
-def _fit(problem: LogisticProblem, limits: Limits, begin: float) -> Fit:
+def _solver(device: str) -> Solver:
+    """Return the processor's solver, or that of a device; torch is loaded for a device alone."""
+    if device == "cpu":
+        return solve
+    there = torch_device(device)
+    from probes.torch_newton import solve_on_device
+
+    return partial(solve_on_device, device=there)
+
+
+def _fit(problem: LogisticProblem, limits: Limits, solver: Solver, begin: float) -> Fit:
     objective = LogisticObjective.of(problem)
     reduced = reduce_problem(problem)
     if not np.isfinite(reduced.codewords).all():
         return non_finite_fit(problem, 0, time.perf_counter() - begin)
-    answer = _shares_alone(objective, reduced) if len(reduced.codewords) == 1 else _solved(objective, reduced, limits)
+    if len(reduced.codewords) == 1:
+        answer = _shares_alone(objective, reduced)
+    else:
+        answer = _solved(objective, reduced, limits, solver)
     if not np.isfinite(answer.certificate.objective):
         return non_finite_fit(problem, answer.n_iter, time.perf_counter() - begin)
     return Fit(
@@ -133,13 +155,13 @@ def _shares_alone(objective: LogisticObjective, reduced: ReducedProblem) -> _Ans
     return _Answer(coef, certify(objective, coef, intercept), "converged", 0, 0.0)
 
 
-def _solved(objective: LogisticObjective, reduced: ReducedProblem, limits: Limits) -> _Answer:
+def _solved(objective: LogisticObjective, reduced: ReducedProblem, limits: Limits, solver: Solver) -> _Answer:
     """Solve and certify; where weights lose the proof that their logits had, go on over features, which are weights.
 
     Weights are got from logits through the inverse of the codewords' Gram matrix, and two codewords that nearly agree
     leave it few digits.
     """
-    space, solution = solve(reduced, limits)
+    space, solution = solver(reduced, limits)
     answer = _answer(objective, reduced, space, solution, limits)
     is_proved = answer.certificate.gap_bound <= limits.bound * abs(solution.value)
     if is_proved or solution.outcome != "converged" or isinstance(space, FeatureSpace):

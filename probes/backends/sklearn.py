@@ -1,4 +1,8 @@
-"""Fit with scikit-learn, on weighted rows that state the same objective or on one row a frame."""
+"""Fit with scikit-learn, on weighted rows that state the same objective or on one row a frame.
+
+Classifications can run on a device of torch (`probes.backends.array_api`); least squares is one factorisation on the
+processor.
+"""
 
 import inspect
 import time
@@ -18,6 +22,7 @@ from probes.backends.answers import (
     symmetric_binary,
     trivial_fit,
 )
+from probes.backends.array_api import fit_on_device
 from probes.backends.base import Availability, Problem
 from probes.errors import BackendError
 from probes.problem import Fit, FitOptions, LeastSquaresProblem, LogisticProblem, Outcome
@@ -66,7 +71,7 @@ class SklearnBackend:
             class_weight, total = None, float(weights.sum())
         begin = time.perf_counter()
         model = _logistic_model(problem, options, len(X), total, class_weight)
-        outcome = _fit_quietly(model, X, y, weights)
+        outcome = _fit_quietly(model, X, y, weights, options.device)
         seconds = time.perf_counter() - begin
         coef, intercept = symmetric_binary(model.coef_.astype(np.float64), model.intercept_.astype(np.float64))
         return graded_logistic_fit(problem, coef, intercept, outcome, int(np.max(model.n_iter_)), seconds)
@@ -148,13 +153,16 @@ def choose_solver(n_rows: int, dim: int, n_classes: int) -> str:
     return "newton-cholesky" if n_unknowns <= _LARGEST_HESSIAN and newton < lbfgs else "lbfgs"
 
 
-def _fit_quietly(model: Any, X: Array, y: NDArray[np.generic], weights: Array | None) -> Outcome:
+def _fit_quietly(model: Any, X: Array, y: NDArray[np.generic], weights: Array | None, device: str = "cpu") -> Outcome:
     """Fit, and return the convergence warning, if any, as an outcome."""
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings(record=True) as caught, np.errstate(all="ignore"):
         warnings.simplefilter("always")
-        model.fit(X, y, sample_weight=weights)
+        if device == "cpu":
+            model.fit(X, y, sample_weight=weights)
+        else:
+            fit_on_device(model, (X, y, weights), device)
     messages = [str(warning.message) for warning in caught if issubclass(warning.category, ConvergenceWarning)]
     if not messages:
         return "converged"

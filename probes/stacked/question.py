@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 
 from featstore.frames import Frames
 from probes.frame_labels import check_voiced, held_out_per_class, of_class, voiced
-from probes.questions import Settings, Standardiser, check_classes, renumbered, task_classes
-from probes.stacked.cooccurrence import code_sums, squares
+from probes.questions import Settings, check_classes, renumbered, task_classes
 from probes.stacked.problem import StackedLeastSquaresProblem, StackedLogisticProblem
-from probes.stacked.stack import Representation, Stack
+from probes.stacked.stack import Representation
+from probes.stacked.standardise import standardised_stack
 from probes.stacked.training import TrainingFrames, gather_training_frames
+from probes.standardiser import Standardiser
 from probes.tasks import Classes
 
 Array = NDArray[np.float64]
@@ -110,7 +111,7 @@ def _class_question(
 ) -> StackedClassQuestion:
     seen = np.flatnonzero(np.bincount(training.y, minlength=len(classes.names)))
     check_classes(task, classes, seen, held_out_per_class(frames, task, classes, split))
-    stack, standardiser = _standardised(frames, training.codes, representation, settings)
+    stack, standardiser = standardised_stack(frames.codebooks, training.codes, representation, settings.standardize)
     place = np.searchsorted(seen, training.y)
     y = place.astype(np.int16) if len(seen) < 1 << 15 else place.astype(np.int32)
     problem = StackedLogisticProblem(stack, training.codes, y, len(seen), settings.class_weight, settings.C)
@@ -127,27 +128,7 @@ def _pitch_question(
     split: NDArray[np.int8] | None,
 ) -> StackedPitchQuestion:
     check_voiced(frames, training.n_available, split)
-    stack, standardiser = _standardised(frames, training.codes, representation, settings)
+    stack, standardiser = standardised_stack(frames.codebooks, training.codes, representation, settings.standardize)
     return StackedPitchQuestion(
         StackedLeastSquaresProblem(stack, training.codes, training.y), standardiser, training.n_available
     )
-
-
-def _standardised(
-    frames: Frames, codes: NDArray[np.uint16], representation: Representation, settings: Settings
-) -> tuple[Stack, Standardiser]:
-    """Return the tables of the standardised rows, and the standardiser of raw rows, over these training frames."""
-    codebooks = frames.codebooks[: len(codes)].astype(np.float64)
-    raw = Stack(codebooks, representation)
-    if not settings.standardize:
-        return raw, Standardiser.identity(raw.dim)
-    n = codes.shape[1]
-    of_codes = code_sums(codes, frames.n_codewords)
-    if representation == "concat":
-        each = [Standardiser.fit(book, count) for book, count in zip(codebooks, of_codes, strict=True)]
-        tables = np.stack([standardiser(book) for standardiser, book in zip(each, codebooks, strict=True)])
-        mean, scale = (np.concatenate([getattr(one, name) for one in each]) for name in ("mean", "scale"))
-        return Stack(tables, representation), Standardiser(mean, scale)
-    centred, mean = raw.centred(of_codes / n)
-    standardiser = Standardiser.of_moments(mean, squares(centred.tables, codes) / n, n)
-    return Stack(centred.tables / standardiser.scale, representation), standardiser

@@ -6,18 +6,15 @@ passes that are double precision throughout.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 
 from featstore.torch_device import torch_device
-from probes.errors import BackendError
 from probes.stacked.passes import Array, BlockPass, Loss
 from probes.stacked.problem import StackedLogisticProblem
-
-if TYPE_CHECKING:
-    import torch
+from probes.torch_errors import device_errors
 
 _BLOCK_CELLS = 1 << 25  # frames times layers times classes of the rows that a gradient adds up
 
@@ -38,7 +35,7 @@ class TorchPass:
     FeatstoreError
         When torch or the device is not there.
     BackendError
-        When the device has too little memory.
+        When the device has too little memory, or fails.
     """
 
     name = "torch lookups"
@@ -53,7 +50,7 @@ class TorchPass:
         self._adding = self._device if double else torch.device("cpu")
         self._in_double = None if double else BlockPass(problem)
         first = np.arange(problem.stack.n_layers, dtype=np.int32)[:, None] * np.int32(problem.stack.n_codewords)
-        with _memory_errors(self._device):
+        with self._errors():
             self._tables = self._there(problem.stack.tables).to(self._real)
             self._columns = self._there((problem.codes + first).T)
             self._y = self._there(problem.y.astype(np.int64))
@@ -64,7 +61,7 @@ class TorchPass:
         if precise and self._in_double is not None:
             return self._in_double.loss(unknown, precise)
         torch, n_classes = self._torch, self._problem.n_classes
-        with _memory_errors(self._device):
+        with self._errors():
             at = self._prepared(unknown, torch.float64 if precise else torch.float32)
             pulled, sums = self._zeros(len(at[0]), n_classes), self._zeros(4, n_classes)
             products = self._zeros(n_classes, n_classes)
@@ -87,7 +84,7 @@ class TorchPass:
     def curved(self, unknown: Array, direction: Array) -> Array:
         """Return the Hessian's image (see `FramePass`)."""
         torch = self._torch
-        with _memory_errors(self._device):
+        with self._errors():
             at, along = (self._prepared(point, torch.float32) for point in (unknown, direction))
             pulled, intercept = self._zeros(len(at[0]), self._problem.n_classes), self._zeros(self._problem.n_classes)
             for columns, _, r in self._blocks(torch.float32):
@@ -97,6 +94,10 @@ class TorchPass:
                 self._add(intercept, change)
                 self._pull(pulled, columns, change)
             return np.vstack([self._gather(pulled), intercept.cpu().numpy()])
+
+    def _errors(self) -> AbstractContextManager[None]:
+        advice = "sample with --max-train-frames, or use --device cpu"
+        return device_errors(self._device, "the frames and tables of this probe", advice)
 
     def _there(self, values: Any) -> Any:
         """Return an array on the device; float64 becomes what the device has."""
@@ -127,9 +128,10 @@ class TorchPass:
 
     def _pull(self, total: Any, columns: Any, residual: Any) -> None:
         """Add a block's sums over the frames of each code."""
-        rows = residual[:, None].expand(-1, columns.shape[1], -1).reshape(-1, residual.shape[1])
-        of_block = self._torch.zeros(total.shape, dtype=rows.dtype, device=self._device)
-        total += of_block.index_add_(0, columns.reshape(-1), rows).to(self._adding).to(total.dtype)
+        of_block = self._torch.zeros(total.shape, dtype=residual.dtype, device=self._device)
+        for column in columns.T:  # all layers at once would need the residual as often in memory
+            of_block.index_add_(0, column, residual)
+        total += of_block.to(self._adding).to(total.dtype)
 
     def _spread(self, coef: Any) -> Any:
         """Return `Stack.spread` on the device."""
@@ -154,16 +156,3 @@ def device_text(name: str) -> str:
     device = torch_device(name)
     card = f" {torch.cuda.get_device_name(device)}" if device.type == "cuda" else ""
     return f"{device}{card}, torch {torch.__version__}"
-
-
-@contextmanager
-def _memory_errors(device: "torch.device") -> Iterator[None]:
-    import torch
-
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise BackendError(
-            f"--device {device}: too little memory for the frames and tables of this probe; sample with "
-            "--max-train-frames, or use --device cpu"
-        ) from error

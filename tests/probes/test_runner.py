@@ -15,9 +15,10 @@ from probes.errors import BackendError, ProbeError
 from probes.evaluation import EvaluationFrames
 from probes.held_out import evaluation_split
 from probes.options import ProbeOptions
-from probes.questions import NotApplicable, Settings, Standardiser, class_question
+from probes.questions import NotApplicable, Settings, class_question
 from probes.runner import run_probes
 from probes.spool import Spool, Spooled
+from probes.standardiser import Standardiser
 from probes.statistics import Statistics
 from probes.tasks import phoneme_classes
 from schemas.record import check_record

@@ -1,0 +1,43 @@
+"""What a device of torch can do wrong in the middle of a fit, as one clear error."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from probes.errors import BackendError
+
+
+@contextmanager
+def device_errors(device: Any, what: str, advice: str) -> Iterator[None]:
+    """Turn a device's failures into a BackendError.
+
+    Parameters
+    ----------
+    device : str or torch.device
+    what : str
+        What its memory was for, e.g. ``the Hessian of this probe``.
+    advice : str
+        How to go on with less.
+
+    Raises
+    ------
+    BackendError
+        When memory runs out, or the device or a library on it fails.
+    """
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise BackendError(f"--device {device}: too little memory for {what}; {advice}") from error
+    except RuntimeError as error:
+        if not is_of_device(error):
+            raise
+        first_line = str(error).strip().splitlines()[0]
+        raise BackendError(f"--device {device}: failed ({first_line}); {advice}") from error
+
+
+def is_of_device(error: RuntimeError) -> bool:
+    """Say whether torch raised `error` for its device: libraries there have no class of their own for that."""
+    text = str(error).lower()
+    return any(name in text for name in ("cuda", "cublas", "cusolver", "hip error", "mps backend"))
