@@ -33,6 +33,7 @@ SMALL = {
     "bench_read.py": ("--frames-128", "3000", "--frames-1024", "1500", "--utterances", "3", "--batch-frames", "200"),
     "bench_size.py": ("--max-utterances", "6", "--max-dense-frames", "2000"),
     "bench_build.py": ("--utterances", "4", "--codec", "melrvq", "--standin-workers", "1"),
+    "bench_design.py": ("--utterances", "80", "--speakers", "8", "--layer", "1", "--memory-gb", "1", "8"),
     "bench_encoding.py": ("--utterances", "3", "--codec", "melrvq", "--no-compile"),
     "bench_growth.py": ("--sizes", "40", "80", "--encode-utterances", "4", "--codec", "melrvq"),
     "gpu_suite.py": ("--small",),
@@ -342,6 +343,18 @@ def test_a_build_is_timed_beside_the_bare_codec():
         < told["standin"]["ratio_to_slowest_stage"]
         == pytest.approx(max(alone) / told["standin"]["build_seconds"], rel=0.2)
     )
+
+
+def test_designs_come_nearer_with_more_memory():
+    told = run("bench_design.py")
+    assert len(told["rows"]) == 2 * 2 * 2  # codecs, tasks, memories
+    for small, large in zip(told["rows"][::2], told["rows"][1::2], strict=True):
+        assert (small["memory_gb"], large["memory_gb"]) == (1.0, 8.0)
+        assert small["n_rows"] <= large["n_rows"] <= large["n_rows_wanted"] == small["n_rows_wanted"]
+        assert large["relative_gap"] <= small["relative_gap"] < 1e-2
+        assert large["relative_gap"] >= large["proved_to"]
+    for codec, largest in told["largest_relative_gap"].items():
+        assert largest["8 GB"] == max(row["relative_gap"] for row in told["rows"][1::2] if row["codec"] == codec)
 
 
 def test_encoding_is_timed_by_processes_and_threads():
