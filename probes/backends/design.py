@@ -23,8 +23,8 @@ from probes.problem import LogisticProblem
 Array = NDArray[np.float64]
 
 # Relative error of the objective, seeded problems of 1024 codes and 71 classes: 2e-4, 1e-5 and 6e-7 with 8, 32 and 128
-# rows a cell at 128 dimensions, 1e-2, 3e-4 and 1e-5 at 1024. In the study's shape (benchmarks/bench_design.py, layers 1,
-# 4, 8) at most 1.5e-6 and 4.2e-5 where 75 GB of device memory may be taken, 4.5e-6 and 1.6e-3 where 12 GB.
+# rows a cell at 128 dimensions, 1e-2, 3e-4 and 1e-5 at 1024. In the study's shape (benchmarks/bench_design.py, layers
+# 1, 4, 8) at most 1.5e-6 and 4.2e-5 where 75 GB of device memory may be taken, 4.5e-6 and 1.6e-3 where 12 GB.
 ROWS_A_CELL = 128
 # Fewer rows than this cost next to nothing; 16 codes and 4 classes have 25 cells, and 3,200 rows were 2e-3 off.
 FEWEST_ROWS = 1 << 18
