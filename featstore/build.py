@@ -234,7 +234,8 @@ def _is_to_retry(plan: BuildPlan, finished: Finished) -> bool:
 def _note_repaired(ids: Sequence[str]) -> None:
     if ids:
         LOG.warning(
-            "note: the files of %s that could not be used are others now (%s); --retry-skipped takes them up",
+            "note: %s that could not be used may be by now (%s): files are others, or there was too little memory; "
+            "--retry-skipped takes them up",
             counted(len(ids), "utterance"),
             ", ".join(ids[:5]) + (", ..." if len(ids) > 5 else ""),
         )

@@ -190,7 +190,7 @@ class Encoder:
                 "kept: run the same command again when there is room, or with --device cpu"
             ) from error
         reason = UtteranceError(
-            f"{name}: {error}, on {length_s:.3g} s of audio; use --retry-skipped with --device cpu to take it up"
+            f"{name}: {error}, on {length_s:.3g} s of audio; --retry-skipped takes it up, where there is more memory"
         )
         reason.__cause__ = error
         return reason

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from featstore.codecs.base import Precision
 from featstore.codecs.choose import WeightsRequest
+from featstore.codecs.device import choose_device
 from featstore.codecs.registry import codec_family
 from featstore.corpora.base import Utterance
 from featstore.corpora.librispeech import scan_librispeech
@@ -108,7 +109,9 @@ class BuildPlan:
         staged = [self.staged_path, *self.staged_path.parent.glob(f".{glob.escape(self.staged_path.name)}.*.partial")]
         n_bytes = sum(path.stat().st_size for path in staged if has_merge and path.is_file())
         n_utterances = len(self.utterances)
-        batch_s = (options.batch_s or 0.0) if options.device in ("auto", "cpu") else 0.0
+        # a batch lies in the memory of the device
+        is_here = bool(options.batch_s) and choose_device(options.device) == "cpu"
+        batch_s = (options.batch_s or 0.0) if is_here else 0.0
         return WorkLeft(
             options.output, options.embeddings, self.sizes, n_utterances, slices, has_merge, n_bytes, batch_s
         )

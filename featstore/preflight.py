@@ -321,11 +321,16 @@ def _check_memory(work: WorkLeft) -> None:
     if work.bytes_of_frames_in_memory > needed // 2:
         less = " or leave out --store-latents" if work.sizes.bytes_latents else ""
         way = f"build smaller slices (--shard I/N with a larger N){less}"
+    elif work.batch_s > work.sizes.longest_s:
+        way = "use smaller --batch-seconds"
     else:
         way = "end other programs, use a machine or a batch job with more, or cut up long recordings"
+    longest = f"the longest recording lasts {work.sizes.longest_s:.0f} s"
+    if work.batch_s > work.sizes.longest_s:
+        longest = f"{work.batch_s:g} s of audio in a batch"
     raise StoreError(
-        f"{work.output}: encoding ({', '.join(work.sizes.n_frames)}; the longest recording lasts "
-        f"{work.sizes.longest_s:.0f} s) needs about {in_bytes(needed)} of memory, {in_bytes(there)} are free; {way}"
+        f"{work.output}: encoding ({', '.join(work.sizes.n_frames)}; {longest}) needs about {in_bytes(needed)} of "
+        f"memory, {in_bytes(there)} are free; {way}"
     )
 
 

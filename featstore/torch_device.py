@@ -73,3 +73,9 @@ def try_device(device: "torch.device") -> None:
         raise FeatstoreError(
             f"--device {device}: it is there, but does not compute ({reason}); use another device or --device cpu"
         ) from error
+
+
+def is_of_device(error: RuntimeError) -> bool:
+    """Say whether torch raised `error` for its device: libraries there have no class of their own for that."""
+    text = str(error).lower()
+    return any(name in text for name in ("cuda", "cublas", "cudnn", "cusolver", "hip error", "mps backend"))

@@ -1,6 +1,7 @@
 """Fit with the backend that was asked for, and with scikit-learn what it cannot fit; each reason is said once."""
 
 import logging
+from dataclasses import replace
 
 from probes.asked import Asked
 from probes.backends.base import Backend
@@ -67,7 +68,7 @@ class Fitter:
             raise BackendError(f"--require-gpu: {first.name} cannot fit the {what}: {refusal}")
         self._say(refusal, f"{what}: {first.name} cannot fit it ({refusal}); falling back to {_FALLBACK} on the CPU")
         used = backend_called(_FALLBACK)
-        return asked.fit(used, options), used, refusal
+        return asked.fit(used, replace(options, device="cpu")), used, refusal
 
     def _tell_of_rows(self, fit: Fit, what: str) -> None:
         design = fit.design

@@ -25,6 +25,11 @@ Array = NDArray[np.float64]
 
 # Pivots of the Cholesky factor below this share of the largest: half the digits of the inverse would be noise.
 _SMALLEST_PIVOT = 1e-7
+# The pivots of dependent codewords, zero but for rounding, reach 2e-5 of the largest, and those of independent ones
+# fall to 7e-5: what tells the two apart is what the inverse leaves of random signs, under 1e-4 of independent ones and
+# 0.1 and more of dependent ones (18 to 1024 codes).
+_LARGEST_REST = 1e-2
+_N_SIGNS = 4
 # Largest penalty of a code, in units of its weight, whose products float32 does not drown in rounding noise.
 _STIFFEST_SINGLE = 1e3
 # What L-BFGS and softmax cost for each unknown of an iteration, in multiplications of a matrix product (measured).
@@ -169,6 +174,8 @@ def centred_inverse(codewords: Array) -> Array:
     check_pivots(np.diag(factor), failed)
     lower, _ = dpotri(factor, lower=1)
     inverse: Array = np.tril(lower) + np.tril(lower, -1).T
+    signs = random_signs(len(gram))
+    check_inverse(gram @ (inverse @ signs), signs)
     ones_image = inverse.sum(axis=1)
     inverse -= np.outer(ones_image, ones_image) / ones_image.sum()
     return inverse
@@ -183,4 +190,20 @@ def check_pivots(pivots: Array, failed: int) -> None:
     """
     pivots = np.abs(pivots)
     if failed or not np.isfinite(pivots).all() or pivots.min() <= _SMALLEST_PIVOT * pivots.max():
+        raise np.linalg.LinAlgError("codewords are affinely dependent")
+
+
+def random_signs(n: int) -> Array:
+    """Return columns of random signs, float64 (n, few), to try an inverse on: seeded."""
+    return np.random.default_rng(0).choice([-1.0, 1.0], size=(n, _N_SIGNS))
+
+
+def check_inverse(image: Array, signs: Array) -> None:
+    """Refuse an inverse that does not bring `random_signs` back; `image` is the matrix times the inverse times them.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+    """
+    if not np.abs(image - signs).max() <= _LARGEST_REST:
         raise np.linalg.LinAlgError("codewords are affinely dependent")

@@ -80,9 +80,19 @@ class RecordFile:
         """Every record of the folder, in the order of writing."""
         return list(self._records)
 
-    def finished_keys(self) -> set[str]:
-        """Return the ``probe_key`` of each probe that a rerun may skip."""
-        return {record["probe_key"] for record in self._records if record["outcome"] in FINAL_OUTCOMES}
+    def finished_keys(self, fitted_by: str | None = None) -> set[str]:
+        """Return the ``probe_key`` of each probe that a rerun may skip.
+
+        Parameters
+        ----------
+        fitted_by : str or None
+            A backend, where what another one fitted in its place is to be tried again; None: any will do.
+        """
+        return {
+            record["probe_key"]
+            for record in self._records
+            if record["outcome"] in FINAL_OUTCOMES and fitted_by in (None, record["backend_used"])
+        }
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Check a record and write it to both files, synced to the disk.

@@ -74,7 +74,8 @@ def run_probes(
             check_tables(store)
         jobs = list(_jobs(opened, options, used.name))
         results = stack.enter_context(RecordFile(output))
-        finished = results.finished_keys()
+        # what a device was too full or too broken for may be possible by now
+        finished = results.finished_keys(fitted_by=used.name if used.name == "cuml" else None)
         todo = [job for job in jobs if job.key not in finished]
         if len(todo) < len(jobs):
             LOG.info(
@@ -161,8 +162,10 @@ def _count(
 
 
 def _backend(options: ProbeOptions) -> tuple[Backend, str | None]:
-    if options.require_gpu and options.backend != "cuml":
-        raise BackendError(f"--require-gpu: the backend {options.backend} runs on the CPU; add --backend cuml")
+    if options.require_gpu and options.backend != "cuml" and options.fit_device == "cpu":
+        raise BackendError(
+            f"--require-gpu: the backend {options.backend} runs on the CPU; add --backend cuml, or --device cuda"
+        )
     used, fallback = resolve(options.backend)
     if options.representation == "latent" and used.name == "exact":
         if options.backend == "exact":

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from probes.logit_space import check_pivots
+from probes.logit_space import check_inverse, check_pivots, random_signs
 from probes.shared_inverse import LARGEST_SCALE
 
 Array = NDArray[np.float64]
@@ -89,6 +89,8 @@ def centred_inverse(codewords: Array, device: torch.device) -> Array:
     factor, failed = torch.linalg.cholesky_ex(gram)
     check_pivots(factor.diagonal().cpu().numpy(), int(failed))
     inverse = torch.cholesky_inverse(factor)
+    signs = random_signs(len(gram))
+    check_inverse((gram @ (inverse @ torch.from_numpy(signs).to(device))).cpu().numpy(), signs)
     ones_image = inverse.sum(dim=1)
     inverse -= torch.outer(ones_image, ones_image) / ones_image.sum()
     return np.asarray(inverse.cpu().numpy())

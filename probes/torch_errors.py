@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from featstore.torch_device import is_of_device
 from probes.errors import BackendError
 
 
@@ -35,9 +36,3 @@ def device_errors(device: Any, what: str, advice: str) -> Iterator[None]:
             raise
         first_line = str(error).strip().splitlines()[0]
         raise BackendError(f"--device {device}: failed ({first_line}); {advice}") from error
-
-
-def is_of_device(error: RuntimeError) -> bool:
-    """Say whether torch raised `error` for its device: libraries there have no class of their own for that."""
-    text = str(error).lower()
-    return any(name in text for name in ("cuda", "cublas", "cusolver", "hip error", "mps backend"))

@@ -13,7 +13,7 @@ from featstore.codecs.base import Codec, Precision, PrecisionCodec
 from featstore.codecs.choose import read_sample
 from featstore.codecs.weights import first_line
 from featstore.corpora.base import Utterance
-from featstore.errors import FeatstoreError, StoreError, UtteranceError
+from featstore.errors import DeviceMemoryError, FeatstoreError, StoreError, UtteranceError
 from featstore.torch_device import torch_device
 from featstore.wording import changes_text
 
@@ -98,8 +98,8 @@ def measure_changes(
                 exact = codec.encode(samples)
                 codec.precision = precision
                 differ.append(codec.encode(samples) != exact)
-            except UtteranceError:
-                continue
+            except (UtteranceError, DeviceMemoryError):
+                continue  # the build will say so
             except (RuntimeError, NotImplementedError) as error:
                 raise FeatstoreError(
                     f"--precision {precision}: {name} does not run in it here ({first_line(error)}); leave --precision "

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from featstore.codecs.base import Precision
 from featstore.codecs.kmeans import residual_kmeans
 from featstore.codecs.weights import first_line
-from featstore.errors import DeviceMemoryError, UtteranceError, WeightsError
+from featstore.errors import DeviceMemoryError, StoreError, UtteranceError, WeightsError
+from featstore.torch_device import is_of_device
 
 if TYPE_CHECKING:
     import torch
@@ -129,9 +130,14 @@ def _within_memory(compute: Callable[[], _T], device: "torch.device") -> _T:
     try:
         return compute()
     except RuntimeError as error:
-        if not _is_out_of_memory(error):
-            raise
         reason = first_line(error)
+        if not _is_out_of_memory(error):
+            if not is_of_device(error):
+                raise
+            raise StoreError(
+                f"{device} failed ({reason}); finished shards are kept: run the same command again, or on another "
+                "--device"
+            ) from error
     # Not within `except`, where the traceback still holds the tensors.
     _free_cached(device)
     raise DeviceMemoryError(f"{device}: too little memory ({reason})")

@@ -75,8 +75,8 @@ class Backend(Protocol):
         BackendError
             When dense rows are asked of a problem without them, or the library cannot run.
         DeviceError
-            When a device or the library on it fails during the fit, or its memory runs out: the caller then takes
-            another backend.
+            When the device of cuML or the library on it fails during the fit, or its memory runs out: the caller
+            then takes another backend. A device that was asked for by name (`FitOptions.device`) is a BackendError.
         """
         ...
 

@@ -18,7 +18,7 @@ from probes.least_squares import solve_least_squares
 from probes.objective import LogisticObjective, mean_squared_error
 from probes.problem import Fit, FitOptions, LeastSquaresProblem, LogisticProblem, Outcome
 from probes.reduction import ReducedProblem, reduce_problem
-from probes.solver import Limits, Solution, Space, minimise
+from probes.solver import Limits, Solution, Space, evaluate_at, minimise
 from probes.spaces import carry_over, solve
 
 Array = NDArray[np.float64]
@@ -168,7 +168,10 @@ def _solved(objective: LogisticObjective, reduced: ReducedProblem, limits: Limit
         return answer
     features = FeatureSpace(reduced)
     left = replace(limits, max_iter=max(limits.max_iter - solution.n_iter, 0))
-    polished = minimise(features, carry_over(solution.unknown, space, features), left)
+    start, afresh = carry_over(solution.unknown, space, features), features.start()
+    if not evaluate_at(features, start).value <= evaluate_at(features, afresh).value:  # all its digits may be lost
+        start = afresh
+    polished = minimise(features, start, left)
     polished = replace(polished, n_iter=solution.n_iter + polished.n_iter)
     other = _answer(objective, reduced, features, polished, limits)
     return other if other.certificate.gap_bound < answer.certificate.gap_bound else answer

@@ -13,7 +13,7 @@ from featstore.audio import resample
 from featstore.codecs import encodec as our_encodec
 from featstore.codecs import weights
 from featstore.codecs.base import Checkpoint
-from featstore.errors import DeviceMemoryError, FeatstoreError, UtteranceError, WeightsError
+from featstore.errors import DeviceMemoryError, FeatstoreError, StoreError, UtteranceError, WeightsError
 from tests.support.codec_contract import CodecContract, tones
 from tests.support.near_ties import NEAR_TIE, tie_margins
 
@@ -152,6 +152,9 @@ def test_too_little_memory_is_told_and_leaves_nothing_behind(codec, monkeypatch)
         monkeypatch.setattr(codec.model.encoder, "forward", _raising(RuntimeError(message)))
         with pytest.raises(DeviceMemoryError):
             codec.encode(samples)
+    monkeypatch.setattr(codec.model.encoder, "forward", _raising(RuntimeError("CUDA error: launch failure")))
+    with pytest.raises(StoreError, match=r"^cpu failed \(RuntimeError: CUDA error: launch failure\); finished shards"):
+        codec.encode(samples)
     monkeypatch.setattr(codec.model.encoder, "forward", _raising(RuntimeError("a fault of ours")))
     with pytest.raises(RuntimeError, match="a fault of ours"):
         codec.encode(samples)

@@ -137,8 +137,8 @@ def test_an_utterance_too_long_for_the_device_is_skipped_for_that_reason(codec, 
     assert [isinstance(outcome, UtteranceError) for outcome in found] == [True, False, False, True]
     assert isinstance(found[0].__cause__, DeviceMemoryError)
     assert str(found[3]) == (
-        "tiny: gpu:0: too little memory (allocation failed), on 7 s of audio; use --retry-skipped with --device cpu to "
-        "take it up"
+        "tiny: gpu:0: too little memory (allocation failed), on 7 s of audio; --retry-skipped takes it up, where "
+        "there is more memory"
     )
 
 

@@ -127,6 +127,11 @@ def test_a_device_that_dies_half_way_is_asked_no_more(store_path, tmp_path, give
     assert len(tries) == 3
     (line,) = warnings(caplog)
     assert "cudaErrorIllegalAddress" in line
+    given()  # well again: what another backend fitted in its place is no longer final
+    assert [r["backend_used"] for r in probes(store_path, tmp_path, require_gpu=True)] == ["cuml"] * 6
+    assert len(read_records(tmp_path)) == 6 + 4
+    assert [r["backend_used"] for r in probes(store_path, tmp_path)] == ["cuml"] * 6
+    assert len(read_records(tmp_path)) == 6 + 4
 
 
 def test_a_device_that_does_not_tell_its_memory(store_path, tmp_path, given, monkeypatch, caplog):

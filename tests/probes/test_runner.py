@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from featstore.errors import UnknownNameError
+from featstore.errors import FeatstoreError, UnknownNameError
 from featstore.store import Store
 from probes.counting import count_frames
 from probes.errors import BackendError, ProbeError
@@ -437,6 +437,8 @@ def test_cuml_without_a_gpu_is_sklearn_and_says_so(store_path, tmp_path, caplog)
         run_probes([store_path], tmp_path, ProbeOptions(backend="cuml", require_gpu=True))
     with pytest.raises(BackendError, match="--require-gpu: the backend auto runs on the CPU"):
         run_probes([store_path], tmp_path, ProbeOptions(require_gpu=True))
+    with pytest.raises(FeatstoreError, match="--device cuda"):  # asked for and absent: not the same complaint
+        run_probes([store_path], tmp_path, ProbeOptions(require_gpu=True, device="cuda"))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from probes.class_blocks import inverse_blocks, is_due
 from probes.feature_space import FeatureSpace
 from probes.lbfgs import CurvatureMemory
 from probes.line_search import Trial, search
-from probes.logit_space import LogitSpace
+from probes.logit_space import LogitSpace, centred_inverse
 from probes.newton_space import NewtonSpace
 from probes.objective import LogisticObjective, cross_entropy, softmax
 from probes.problem import FitOptions, LogisticProblem
@@ -440,6 +440,19 @@ class TestHarshProblems:
         X[:, 10:] = X[:, :10] @ np.random.default_rng(0).standard_normal((10, 10))
         self.check(LogisticProblem(X, problem.counts))
 
+    @pytest.mark.parametrize(("n_codes", "n_constant"), [(18, 1), (65, 1), (120, 2)])
+    def test_one_code_more_than_the_dimensions_can_tell_apart(self, n_codes, n_constant):
+        """The Gram matrix is singular by one direction, and rounding may hide that from its Cholesky factor."""
+        for seed in range(12):
+            rng = np.random.default_rng(seed)
+            X = rng.standard_normal((n_codes, n_codes + n_constant - 2))
+            X[:, :n_constant] = 0.0
+            X -= X.mean(axis=0)
+            with pytest.raises(np.linalg.LinAlgError, match="affinely dependent"):
+                centred_inverse(X)
+            counts = rng.poisson(20, (n_codes, 6)) + 200.0 * (rng.random((n_codes, 6)) < 0.1)
+            self.check(LogisticProblem(X, counts))
+
     @pytest.mark.parametrize("distance", 10.0 ** -np.arange(3, 9))
     def test_near_duplicate_codewords(self, distance):
         problem = logistic_problem(seed=7, n_codes=40, dim=60)
@@ -448,11 +461,11 @@ class TestHarshProblems:
         self.check(LogisticProblem(X, problem.counts))
 
     def test_what_the_weights_lose_of_the_logits_is_noticed(self):
-        # Two codewords 1e-6 apart: the logits reach the optimum, the weights made of them by the inverse Gram matrix
+        # Two codewords 2e-6 apart: the logits reach the optimum, the weights made of them by the inverse Gram matrix
         # do not, and only going on over features gives the proof.
         rng = np.random.default_rng(5)
         X = rng.standard_normal((120, 128))
-        X[1] = X[0] + 1e-6 * rng.standard_normal(128)
+        X[1] = X[0] + 2e-6 * rng.standard_normal(128)
         shares = rng.dirichlet(np.full(120, 0.7))[:, None] * rng.dirichlet(np.full(8, 0.3), 120)
         problem = LogisticProblem(X, rng.poisson(1e5 * shares).astype(float))
         reduced = reduce_problem(problem)
