@@ -110,8 +110,9 @@ class BuildPlan:
         n_bytes = sum(path.stat().st_size for path in staged if has_merge and path.is_file())
         n_utterances = len(self.utterances)
         # a batch lies in the memory of the device
-        is_here = bool(options.batch_s) and choose_device(options.device) == "cpu"
-        batch_s = (options.batch_s or 0.0) if is_here else 0.0
+        asked_s = options.batch_s or 0.0
+        device = choose_device("auto") if asked_s and options.device == "auto" else options.device
+        batch_s = asked_s if device == "cpu" else 0.0
         return WorkLeft(
             options.output, options.embeddings, self.sizes, n_utterances, slices, has_merge, n_bytes, batch_s
         )
