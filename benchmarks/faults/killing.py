@@ -64,11 +64,11 @@ def struck(
 
 def strike_at_random(child: Child, reference: Reference, sent: signal.Signals, rng: np.random.Generator) -> None:
     """Send a signal at a random moment after start-up, unless the process has ended by then."""
-    if wait_for_moment(child, reference, rng):
+    if _wait_for_moment(child, reference, rng):
         child.send(sent)
 
 
-def wait_for_moment(child: Child, reference: Reference, rng: np.random.Generator) -> bool:
+def _wait_for_moment(child: Child, reference: Reference, rng: np.random.Generator) -> bool:
     """Wait for a random moment after start-up, which ends with the first step; False where the process ended before.
 
     Half of the moments are uniform over the rest of the run, half within `AFTER_STEP_S` of one of its steps.

@@ -6,14 +6,14 @@ written by the build itself, so that the store is the very one of an undisturbed
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.faults.child import Child
-from benchmarks.faults.killing import wait_for_moment
-from benchmarks.faults.scene import LAYOUTS, Scene, check_whole
+from benchmarks.faults.scene import LAYOUTS, Reference, Scene, check_whole
 from benchmarks.faults.tally import MissedError, NotHeldError, strike_often
 from benchmarks.measure.command import command_line, descendants
 
@@ -27,8 +27,9 @@ def run_worker_deaths(name: str, scene: Scene, n_runs: int, seed: int, folder: P
         work = scene.build(LAYOUTS[rng.integers(len(LAYOUTS))])
         reference = scene.reference(work)
         with scene.start(work.command(run_folder)) as child:
-            if not wait_for_moment(child, reference, rng):
+            if not child.wait_for_step(0):
                 raise MissedError
+            time.sleep(rng.uniform(0, _encoding_s(reference)))
             _kill_one(child, rng)
             ended = child.end()
         if ended.exit_code:
@@ -36,6 +37,12 @@ def run_worker_deaths(name: str, scene: Scene, n_runs: int, seed: int, folder: P
         check_whole(run_folder, reference)
 
     return strike_often(name, n_runs, seed, folder, strike)
+
+
+def _encoding_s(reference: Reference) -> float:
+    """Return the seconds from the first step to the merge, for which no worker is needed any more."""
+    begin_s = reference.steps[0].time_s
+    return next((step.time_s - begin_s for step in reference.steps if ".merged" in step.path), reference.active_s)
 
 
 def _kill_one(child: Child, rng: np.random.Generator) -> None:
