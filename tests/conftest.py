@@ -18,7 +18,7 @@ import pytest
 from tests.support import command_line, paths, tiny_codec
 from tests.support.corpus import make_tiny_corpus
 
-# What a background shell starts inherits "ignore SIGINT", and Python leaves it so: tests that interrupt would see nothing.
+# What a background shell starts ignores SIGINT, and Python leaves it so: tests that interrupt would see nothing.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
