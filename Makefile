@@ -30,7 +30,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(STAMP) ## synthetic corpus, store, probes, figures: under 5 minutes, no downloads
 	$(BIN)/python cli.py demo --output $(RESULTS)
 
-test: $(STAMP) ## the default tests, with coverage (about 14 minutes on 2 cores)
+test: $(STAMP) ## the default tests, with coverage (about 15 minutes on 2 cores)
 	$(BIN)/python -m pytest -q -m "not slow and not gpu" \
 		--cov=featstore --cov=probes --cov=schemas --cov-report=term --cov-fail-under=90
 
