@@ -5,6 +5,7 @@ Nothing heavy is imported at the top, so that ``--help`` is instant and each com
 
 import json
 import logging
+import math
 import os
 import re
 import sys
@@ -86,6 +87,16 @@ class _Shard(click.ParamType[tuple[int, int]]):
         return int(parts[0]), int(parts[1])
 
 
+class _Range(click.FloatRange):
+    """A range of numbers, which "nan" is not: no comparison with a bound finds it outside."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value} is not a number", param, ctx)
+        return number
+
+
 class _Device(click.ParamType[str]):
     name = "device"
 
@@ -149,7 +160,7 @@ build_options = options(
     ),
     click.option(
         "--eval-frac",
-        type=click.FloatRange(0, 1, max_open=True),
+        type=_Range(0, 1, max_open=True),
         default=0.1,
         show_default=True,
         help="Share of each speaker's utterances to evaluate on.",
@@ -166,7 +177,7 @@ build_options = options(
     click.option(
         "--batch-seconds",
         "batch_s",
-        type=click.FloatRange(0, 1800),
+        type=_Range(0, 1800),
         help="Audio that goes through a network together, padding included; 0 for one utterance at a time. "
         "[default: 0 on a CPU, else 160]",
     ),
@@ -246,7 +257,7 @@ probe_options = options(
     click.option("--max-iter", type=click.IntRange(min=1), help="Iteration limit. [default: the backend's]"),
     click.option(
         "--tol",
-        type=click.FloatRange(min=0, min_open=True),
+        type=_Range(min=0, min_open=True),
         help="For exact the gap to the optimum, relative to the objective; for others what their library calls tol. "
         "[default: the backend's]",
     ),

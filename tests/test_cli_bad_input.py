@@ -34,6 +34,14 @@ def build(corpus, output, *options, codec="melrvq"):
     return run("build-store", *corpus_options(corpus), "--codec", codec, "--output", output, *options)
 
 
+@pytest.mark.parametrize("option", ["--batch-seconds", "--eval-frac", "--tol"])
+def test_nan_is_no_number_of_a_range(corpus, output, option):
+    command = ["probe", output] if option == "--tol" else ["build-store", *corpus_options(corpus)]
+    wrong = run(*command, "--output", output, option, "nan").usage_error
+    assert wrong == f"Invalid value for '{option}': nan is not a number"
+    assert nothing_at(output)
+
+
 # The corpus as a whole
 
 
