@@ -29,7 +29,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.building.corpus import Corpus, find_corpus  # noqa: E402
+from benchmarks.building.corpus import Corpus, build_options, find_corpus  # noqa: E402
 from benchmarks.building.standin import NAME as STANDIN  # noqa: E402
 from benchmarks.building.standin import Standin, a_device_of_its_own, register_standin  # noqa: E402
 from benchmarks.measure.command import run_measured  # noqa: E402
@@ -38,7 +38,7 @@ from benchmarks.measure.machine import machine_facts  # noqa: E402
 from featstore.batches import BATCH_S, windows  # noqa: E402
 from featstore.build import build_store  # noqa: E402
 from featstore.codecs.base import Codec  # noqa: E402
-from featstore.codecs.choose import WeightsRequest, find_checkpoint  # noqa: E402
+from featstore.codecs.choose import find_checkpoint  # noqa: E402
 from featstore.codecs.registry import codec_family  # noqa: E402
 from featstore.corpora.base import Utterance  # noqa: E402
 from featstore.encode import Encoder  # noqa: E402
@@ -69,16 +69,8 @@ def main() -> None:
 
 def measure_codecs(names: Sequence[str], corpus: Corpus, n_workers: int | None, folder: Path) -> dict[str, Any]:
     """Return the bare and the whole time of real codecs."""
-    options = BuildOptions(
-        corpus.librispeech_root,
-        corpus.alignments_root,
-        corpus.split,
-        folder / "whole" / "store.h5",
-        {name: WeightsRequest("untrained") for name in names},
-        embeddings="factored",
-        max_utterances=corpus.n_utterances,
-        workers=choose_workers(n_workers, 10_000, "cpu"),  # what a build of a whole corpus does
-    )
+    n_workers = choose_workers(n_workers, 10_000, "cpu")  # what a build of a whole corpus does
+    options = build_options(corpus, folder / "whole" / "store.h5", names, n_workers)
     plan = plan_build(options)
     checkpoints = {
         name: find_checkpoint(name, request, plan.scanned, options.seed, plan.weights_folder)
@@ -126,16 +118,7 @@ def measure_codecs(names: Sequence[str], corpus: Corpus, n_workers: int | None, 
 def measure_standin(corpus: Corpus, n_workers: int, folder: Path) -> dict[str, Any]:
     """Return how near a build with a codec as fast as a GPU's comes to the slowest stage alone."""
     register_standin(SPEEDUP_OF_STANDIN)
-    options = BuildOptions(
-        corpus.librispeech_root,
-        corpus.alignments_root,
-        corpus.split,
-        folder / "standin" / "store.h5",
-        {STANDIN: WeightsRequest("untrained")},
-        embeddings="factored",
-        max_utterances=corpus.n_utterances,
-        workers=n_workers,
-    )
+    options = build_options(corpus, folder / "standin" / "store.h5", [STANDIN], n_workers)
     plan = plan_build(options)
     codec = codec_family(STANDIN).load(
         find_checkpoint(STANDIN, options.weights[STANDIN], plan.scanned, options.seed, plan.weights_folder), "cpu"
@@ -145,10 +128,11 @@ def measure_standin(corpus: Corpus, n_workers: int, folder: Path) -> dict[str, A
         begun = time.perf_counter()
         prepared = [item for _, item in pipeline.prepare(plan.utterances)]
         prepare_s = time.perf_counter() - begun
-    audio_s = seconds_after_first([prepared[0], *prepared])
-    one_at_a_time_s = encode_bare([prepared[0], *prepared], {STANDIN: codec}, 1)[STANDIN]
+    warmed_up = [prepared[0], *prepared]  # so that the first is timed as well
+    audio_s = seconds_after_first(warmed_up)
+    one_at_a_time_s = encode_bare(warmed_up, {STANDIN: codec}, 1)[STANDIN]
     encode_s = encode_in_batches(prepared, {STANDIN: codec}, [len(slice_) for slice_ in plan.slices])
-    del prepared
+    del prepared, warmed_up
     Standin.first_call_s = None
     with a_device_of_its_own():
         _, shares = build(options)

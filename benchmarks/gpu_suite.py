@@ -28,8 +28,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ["SCIPY_ARRAY_API"] = "1"  # for scikit-learn on tensors; SciPy reads it when it is imported
 
-from benchmarks.gpu.piece import Asked, SkippedPieceError, device_facts, error_line  # noqa: E402
+from benchmarks.gpu.piece import Asked, SkippedPieceError, device_facts  # noqa: E402
 from benchmarks.measure.machine import machine_facts  # noqa: E402
+from featstore.atomic import write_text_once  # noqa: E402
+from featstore.safe_text import first_line  # noqa: E402
 
 # Name: module and packages without which it makes no sense. In this order, those that need least first.
 PIECES = {
@@ -61,7 +63,7 @@ def main() -> None:
             record["seconds"] = round(time.perf_counter() - begun, 1)
             print(f"{name}: {one_line(record['pieces'][name])}", file=sys.stderr, flush=True)
             if arguments.output is not None:
-                _write(arguments.output, record)
+                write_text_once(arguments.output, json.dumps(record) + "\n")
     print(json.dumps(record))
 
 
@@ -98,7 +100,7 @@ def run_here(name: str, asked: Asked) -> dict[str, Any]:
     except SkippedPieceError as reason:
         return {"skipped": str(reason)}
     except Exception as error:  # noqa: BLE001  (whatever a library, a driver or we do wrong: the other pieces go on)
-        told = kept(asked) | {"error": error_line(error), "at": _where(error)}
+        told = kept(asked) | {"error": first_line(error), "at": _where(error)}
     return told | {"seconds": round(time.perf_counter() - begun, 2)}
 
 
@@ -152,12 +154,6 @@ def _where(error: Exception) -> str:
             place = f"{path.relative_to(ROOT)}:{trace.tb_lineno}"
         trace = trace.tb_next
     return place
-
-
-def _write(path: Path, record: dict[str, Any]) -> None:
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(record) + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 def _arguments() -> argparse.Namespace:

@@ -4,7 +4,6 @@ That depends on a shard's utterances alone, never on what was ready first: in an
 neighbour. So windows of utterances are taken in order, and batches are made within a window.
 """
 
-import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from featstore.codecs.base import BatchCodec, Codec
@@ -67,13 +66,12 @@ def windows(
 
 def _in_order(prepared: Iterable[tuple[int, PreparedUtterance]]) -> Iterator[tuple[int, PreparedUtterance]]:
     early: dict[int, PreparedUtterance] = {}
-    places = itertools.count()
-    following = next(places)
+    following = 0
     for place, item in prepared:
         early[place] = item
         while following in early:
             yield following, early.pop(following)
-            following = next(places)
+            following += 1
 
 
 def make_batches(lengths: Mapping[int, int], most: int, mixes_lengths: bool) -> Iterator[list[int]]:

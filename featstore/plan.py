@@ -4,6 +4,7 @@ import glob
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from featstore.codecs.base import Precision
@@ -109,13 +110,17 @@ class BuildPlan:
         staged = [self.staged_path, *self.staged_path.parent.glob(f".{glob.escape(self.staged_path.name)}.*.partial")]
         n_bytes = sum(path.stat().st_size for path in staged if has_merge and path.is_file())
         n_utterances = len(self.utterances)
-        # a batch lies in the memory of the device
-        asked_s = options.batch_s or 0.0
-        device = choose_device("auto") if asked_s and options.device == "auto" else options.device
-        batch_s = asked_s if device == "cpu" else 0.0
         return WorkLeft(
-            options.output, options.embeddings, self.sizes, n_utterances, slices, has_merge, n_bytes, batch_s
+            options.output, options.embeddings, self.sizes, n_utterances, slices, has_merge, n_bytes, self._batch_here_s
         )
+
+    @cached_property  # a device is tried for it
+    def _batch_here_s(self) -> float:
+        """Seconds of audio in a batch that lies in this machine's memory; in a device's own it takes none here."""
+        asked_s, device = self.options.batch_s or 0.0, self.options.device
+        if asked_s and device == "auto":
+            device = choose_device(device)
+        return asked_s if device == "cpu" else 0.0
 
 
 @dataclass

@@ -23,3 +23,9 @@ def shown(value: object) -> str:
     short = reprlib.Repr()
     short.maxstring = short.maxlong = short.maxother = 60
     return printable(short.repr(value), 500)
+
+
+def first_line(error: BaseException) -> str:
+    """Return an error's type and the first line of its message; torch's run to many."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {printable(text.splitlines()[0], 200)}" if text else type(error).__name__

@@ -75,6 +75,14 @@ def try_device(device: "torch.device") -> None:
         ) from error
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Say whether torch lacked memory for what it was given, of which only some of its backends have a class."""
+    import torch
+
+    words = ("out of memory", "STATUS_ALLOC_FAILED", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
+
+
 def is_of_device(error: RuntimeError) -> bool:
     """Say whether torch raised `error` for its device: libraries there have no class of their own for that."""
     text = str(error).lower()

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from featstore.torch_device import is_of_device
+from featstore.torch_device import is_of_device, is_out_of_memory
 from probes.errors import BackendError
 
 
@@ -25,13 +25,11 @@ def device_errors(device: Any, what: str, advice: str) -> Iterator[None]:
     BackendError
         When memory runs out, or the device or a library on it fails.
     """
-    import torch
-
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        raise BackendError(f"--device {device}: too little memory for {what}; {advice}") from error
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise BackendError(f"--device {device}: too little memory for {what}; {advice}") from error
         if not is_of_device(error):
             raise
         first_line = str(error).strip().splitlines()[0]

@@ -63,13 +63,7 @@ def struck(
 
 
 def strike_at_random(child: Child, reference: Reference, sent: signal.Signals, rng: np.random.Generator) -> None:
-    """Send a signal at a random moment after start-up, unless the process has ended by then."""
-    if _wait_for_moment(child, reference, rng):
-        child.send(sent)
-
-
-def _wait_for_moment(child: Child, reference: Reference, rng: np.random.Generator) -> bool:
-    """Wait for a random moment after start-up, which ends with the first step; False where the process ended before.
+    """Send a signal at a random moment after start-up, which ends with the first step.
 
     Half of the moments are uniform over the rest of the run, half within `AFTER_STEP_S` of one of its steps.
     """
@@ -77,10 +71,9 @@ def _wait_for_moment(child: Child, reference: Reference, rng: np.random.Generato
         index, pause_s = 0, rng.uniform(0, reference.active_s)
     else:
         index, pause_s = int(rng.integers(len(reference.steps))), rng.uniform(0, AFTER_STEP_S)
-    if not child.wait_for_step(index):
-        return False
-    time.sleep(max(0.0, child.steps[index].time_s + pause_s - time.monotonic()))
-    return True
+    if child.wait_for_step(index):
+        time.sleep(max(0.0, child.steps[index].time_s + pause_s - time.monotonic()))
+        child.send(sent)
 
 
 def finish_again(scene: Scene, work: Work, reference: Reference, folder: Path) -> None:

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.gpu.piece import Asked, error_line, peak_gb, significant, timed
+from benchmarks.gpu.piece import Asked, peak_gb, significant, timed
 from benchmarks.gpu.speech import Samples, checkpoints, load, utterances
 from featstore.codecs.base import Checkpoint, Codec
 from featstore.codecs.torch_support import exact_float32
+from featstore.safe_text import first_line
 
 _DURATION_S, _BATCHES = 12.0, (1, 8, 32)
 _SMALL_DURATION_S, _SMALL_BATCHES = 2.0, (1, 2)
@@ -92,6 +93,6 @@ def speed(asked: Asked, way: str, call: Callable[[], Any], size: int, duration_s
                 call()
             seconds.append(clock.seconds)
     except Exception as error:  # noqa: BLE001  (too little memory, say: the other ways are worth having)
-        return row | {"error": error_line(error)}
+        return row | {"error": first_line(error)}
     speed_of_best = significant(size * duration_s / min(seconds))
     return row | {"audio_s_per_s": speed_of_best, "peak_device_gb": peak_gb(asked)}

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from featstore.atomic import write_text_once
+from featstore.safe_text import first_line
+
 
 class SkippedPieceError(Exception):
     """A piece makes no sense here; the message says why."""
@@ -41,9 +44,7 @@ class Asked:
 
     def keep(self, told: dict[str, Any]) -> None:
         """Keep what is known so far: the record has it should the piece be stopped."""
-        temporary = self.kept.with_suffix(".part")
-        temporary.write_text(json.dumps(told), encoding="utf-8")
-        temporary.replace(self.kept)
+        write_text_once(self.kept, json.dumps(told))
 
     @property
     def torch_device(self) -> str:
@@ -92,12 +93,6 @@ def significant(value: float | None, n_digits: int = 4) -> float | None:
     return None if value is None else float(f"{value:.{n_digits}g}")
 
 
-def error_line(error: Exception) -> str:
-    """Return an error in one line, for a record."""
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"
-
-
 def device_facts() -> dict[str, Any]:
     """Return whether there is a GPU that torch can use, and which; never raises."""
     try:
@@ -109,7 +104,7 @@ def device_facts() -> dict[str, Any]:
             return {"gpu": False, "device": "cpu", "why_no_gpu": f"torch {torch.__version__} sees no CUDA device"}
         facts = torch.cuda.get_device_properties(0)
     except Exception as error:  # noqa: BLE001  (a driver too old, or in a bad state, is told in many ways)
-        return {"gpu": False, "device": "cpu", "why_no_gpu": error_line(error)}
+        return {"gpu": False, "device": "cpu", "why_no_gpu": first_line(error)}
     return {
         "gpu": True,
         "device": facts.name,

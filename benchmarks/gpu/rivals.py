@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.gpu.piece import Asked, error_line, significant, timed
+from benchmarks.gpu.piece import Asked, significant, timed
 from benchmarks.scale.tables import CodecTables
 from benchmarks.scale.voices import draw_voices
+from featstore.safe_text import first_line
 from probes.backends.registry import backend
 from probes.problem import Fit, FitOptions, LogisticProblem
 
@@ -59,7 +60,7 @@ def told_of(asked: Asked, name: str, problem: LogisticProblem, options: FitOptio
         with timed(asked) as whole:
             fit = chosen.fit_logistic(problem, options)
     except Exception as error:  # noqa: BLE001  (of one backend: the others are worth having)
-        return {"error": error_line(error)}
+        return {"error": first_line(error)}
     design = getattr(fit, "design", None)  # the rows a library was given, where its backend tells
     return {
         "design": None if design is None else {"kind": design.kind, "n_rows": design.n_rows},

@@ -8,11 +8,10 @@ from typing import Any
 
 import soundfile
 
-from benchmarks.building.corpus import Corpus
+from benchmarks.building.corpus import Corpus, build_options
 from benchmarks.measure.command import descendants, memory_measure, process_bytes
 from featstore.build import build_store
-from featstore.codecs.choose import WeightsRequest
-from featstore.plan import BuildOptions, plan_build
+from featstore.plan import plan_build
 from featstore.workers import choose_workers
 
 N_PARTS = 5
@@ -23,16 +22,8 @@ def measure_encoding(names: Sequence[str], corpus: Corpus, folder: Path) -> dict
 
     The clock starts with the first encoded utterance.
     """
-    options = BuildOptions(
-        corpus.librispeech_root,
-        corpus.alignments_root,
-        corpus.split,
-        folder / "encoding" / "store.h5",
-        {name: WeightsRequest("untrained") for name in names},
-        embeddings="factored",
-        max_utterances=corpus.n_utterances,
-        workers=choose_workers(None, corpus.n_utterances, "cpu"),
-    )
+    n_workers = choose_workers(None, corpus.n_utterances, "cpu")
+    options = build_options(corpus, folder / "encoding" / "store.h5", names, n_workers)
     plan = plan_build(options)
     audio_s = [_duration_s(utterance.audio_path) for utterance in plan.utterances]
     passed = _Passed(audio_s)
@@ -40,7 +31,7 @@ def measure_encoding(names: Sequence[str], corpus: Corpus, folder: Path) -> dict
     return {
         "speech": corpus.kind,
         "codecs": list(names),
-        "n_workers": options.workers,
+        "n_workers": n_workers,
         "n_utterances": len(audio_s),
         "audio_minutes": round(sum(audio_s) / 60, 2),
         "memory_measure": passed.measure,

@@ -11,9 +11,9 @@ import numpy as np
 
 from featstore.codecs.base import Codec, Precision, PrecisionCodec
 from featstore.codecs.choose import read_sample
-from featstore.codecs.weights import first_line
 from featstore.corpora.base import Utterance
 from featstore.errors import DeviceMemoryError, FeatstoreError, StoreError, UtteranceError
+from featstore.safe_text import first_line
 from featstore.torch_device import torch_device
 from featstore.wording import changes_text
 

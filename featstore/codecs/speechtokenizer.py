@@ -19,7 +19,7 @@ from featstore.codecs.base import Checkpoint, CodecFamily, Precision, WeightsKin
 from featstore.codecs.signal import crops_to_fit, require_mono, require_n_frames
 from featstore.errors import WeightsError
 from featstore.json_file import NotJsonError, read_json_object
-from featstore.safe_text import printable, shown
+from featstore.safe_text import first_line, printable, shown
 from featstore.torch_device import torch_device
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def load(checkpoint: Checkpoint, device: str) -> SpeechTokenizer:
     try:
         model = torch_support.build_seeded(lambda: _new_model(config), seed=0)
     except Exception as error:  # the library checks nothing: whatever its layers raise
-        where, reason = printable(checkpoint.config_path), weights.first_line(error)
+        where, reason = printable(checkpoint.config_path), first_line(error)
         raise WeightsError(f"{where}: describes no network that can be built ({reason})") from error
     weights.fill_model(model, state, checkpoint.path)
     return SpeechTokenizer(model, config, target, checkpoint, sha256)

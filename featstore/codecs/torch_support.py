@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from featstore.codecs.base import Precision
 from featstore.codecs.kmeans import residual_kmeans
-from featstore.codecs.weights import first_line
 from featstore.errors import DeviceMemoryError, StoreError, UtteranceError, WeightsError
-from featstore.torch_device import is_of_device
+from featstore.safe_text import first_line
+from featstore.torch_device import is_of_device, is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -131,7 +131,7 @@ def _within_memory(compute: Callable[[], _T], device: "torch.device") -> _T:
         return compute()
     except RuntimeError as error:
         reason = first_line(error)
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             if not is_of_device(error):
                 raise
             raise StoreError(
@@ -141,14 +141,6 @@ def _within_memory(compute: Callable[[], _T], device: "torch.device") -> _T:
     # Not within `except`, where the traceback still holds the tensors.
     _free_cached(device)
     raise DeviceMemoryError(f"{device}: too little memory ({reason})")
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell what only some of torch's backends have a class for."""
-    import torch
-
-    words = ("out of memory", "STATUS_ALLOC_FAILED", "can't allocate memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
 def _free_cached(device: "torch.device") -> None:

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 from featstore.atomic import write_once
 from featstore.errors import WeightsError
 from featstore.patient_read import kind_of_special
-from featstore.safe_text import printable
+from featstore.safe_text import first_line, printable
 from featstore.zip_bounds import check_zip
 
 if TYPE_CHECKING:
@@ -234,12 +234,6 @@ def save_state_dict(state: Mapping[str, "torch.Tensor"], path: Path) -> None:
 
     with write_once(path) as temporary, temporary.open("wb") as file:
         torch.save(dict(state), file)
-
-
-def first_line(error: BaseException) -> str:
-    """Return an error's type and the first line of its message; torch's run to many."""
-    text = str(error).strip()
-    return f"{type(error).__name__}: {printable(text.splitlines()[0], 200)}" if text else type(error).__name__
 
 
 def _content(value: Any) -> str:

@@ -87,6 +87,12 @@ def n_frames(problem: Problem) -> int:
     return int(problem.n.sum() if isinstance(problem, LeastSquaresProblem) else problem.counts.sum())
 
 
+def weighted_cells(problem: LogisticProblem) -> tuple[NDArray[np.int64], NDArray[np.int64], Array]:
+    """Return code, class and weight (frames times class weight) of each pair of code and class that occurs."""
+    codes, classes = np.nonzero(problem.counts)
+    return codes, classes.astype(np.int64), problem.counts[codes, classes] * problem.class_weights[classes]
+
+
 def collapsed_rows(problem: LogisticProblem) -> tuple[Array, NDArray[np.int64], Array]:
     """Return one weighted row for each pair of code and class that occurs.
 
@@ -96,9 +102,8 @@ def collapsed_rows(problem: LogisticProblem) -> tuple[Array, NDArray[np.int64], 
     y : int64 array of shape (n_rows,), class indices
     sample_weight : float64 array of shape (n_rows,), counts times class weight
     """
-    codes, classes = np.nonzero(problem.counts)
-    weights = problem.counts[codes, classes] * problem.class_weights[classes]
-    return np.asarray(problem.codewords, dtype=np.float64)[codes], classes.astype(np.int64), weights
+    codes, classes, weights = weighted_cells(problem)
+    return np.asarray(problem.codewords, dtype=np.float64)[codes], classes, weights
 
 
 def _is_finite(problem: Problem) -> bool:

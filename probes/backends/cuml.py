@@ -32,6 +32,7 @@ from probes.backends.answers import (
     library_c,
     symmetric_binary,
     trivial_fit,
+    weighted_cells,
 )
 from probes.backends.base import Availability, Problem
 from probes.backends.design import IntegerDesign, integer_design
@@ -200,8 +201,7 @@ class CumlBackend:
             X, y = device.collect(problem.dense_rows(), plan.n_rows, problem.codewords.shape[1], "C")
             weights = None if problem.class_weight == "none" else problem.class_weights[y.astype(np.int64)]
         elif design is None:
-            codes, y = np.nonzero(problem.counts)
-            weights = problem.counts[codes, y] * problem.class_weights[y]
+            codes, y, weights = weighted_cells(problem)
             X = _gathered(device, problem, codes)
         else:
             y, weights = np.repeat(design.classes, design.n_rows), None

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featstore.safe_text import first_line
 from probes.errors import DeviceError, DeviceMemoryError
 
 # Of the free memory, what a fit may be predicted to take: allocators round up, and fragments stay.
@@ -117,12 +118,7 @@ def guarded() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        text = _first_line(error)
-        if isinstance(error, MemoryError) or any(words in text.lower() for words in _OUT_OF_MEMORY):
+        text = first_line(error)
+        if isinstance(error, MemoryError) or any(words in str(error).lower() for words in _OUT_OF_MEMORY):
             raise DeviceMemoryError(f"the GPU has too little free memory for this fit ({text})") from error
         raise DeviceError(f"the GPU or cuML failed during a fit ({text})") from error
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0].strip()}" if text else type(error).__name__
